@@ -1,0 +1,3 @@
+"""The Flora provider for Apache Airflow."""
+
+__version__ = "0.1.0"
