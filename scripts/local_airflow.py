@@ -1,0 +1,679 @@
+"""A real Airflow on this machine, for tests, demonstrations and development.
+
+`LocalAirflow` runs Airflow 3's components as separate processes, each of which can be killed and started
+alone, and talks to them through the REST API as any client would. `dags_test` runs one DAG with
+`airflow dags test` in the environment of another Python, and so under another Airflow.
+Nothing in here knows of Flora.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import psutil
+import requests
+
+T = TypeVar("T")
+
+USER = "admin"
+PASSWORD = "admin"
+FINISHED = frozenset({"success", "failed"})
+
+# How each kind of component is started, and under which name Airflow's health report has it.
+COMMANDS: Mapping[str, Sequence[str]] = {
+    "api-server": ["api-server"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+    "dag-processor": ["dag-processor"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
+    "celery-worker": ["celery", "worker", "--skip-serve-logs", "--concurrency", "8"],
+}
+REPORTS_HEALTH_AS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
+
+# Airflow's intervals suit a server that runs for months. Here somebody is waiting.
+QUICK: Mapping[str, str] = {
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__PARALLELISM": "8",
+    "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",
+    "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "1",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
+    "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+    "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
+    "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+    "AIRFLOW__API__EXPOSE_STACKTRACE": "True",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+class LocalAirflowError(Exception):
+    """Airflow did not do what was asked of it; the message ends with the log that tells why."""
+
+
+class NotYetError(Exception):
+    """A wait came to its end; the message says what was waited for and how things stood."""
+
+
+def free_port() -> int:
+    """A port on the loopback address that nothing listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def tail(path: Path, lines: int = 40) -> str:
+    """The last lines of a log, or a note that there is none."""
+    if not path.exists():
+        return f"({path.name} was not written)"
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def base_environment(home: Path, dags_folder: Path) -> dict[str, str]:
+    """This process's environment without its own Airflow settings, set to a home and a DAG folder."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    loopback = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"]))
+    return {
+        **inherited,
+        **QUICK,
+        "NO_PROXY": loopback,
+        "no_proxy": loopback,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+    }
+
+
+def prepare_home(home: Path, python: Path, env: Mapping[str, str], cache: Path | None) -> None:
+    """Make the home folder and an empty, migrated SQLite database in it.
+
+    Migrating takes seconds and gives the same file each time, so `cache` keeps one for each Airflow version.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    # An absent airflow.cfg would be written by every component at once.
+    (home / "airflow.cfg").touch()
+    database = home / "airflow.db"
+    if database.exists():
+        return
+    kept = cache / f"airflow-{_airflow_version(python)}.db" if cache else None
+    if kept and kept.exists():
+        shutil.copyfile(kept, database)
+        return
+    _migrate(home, python, env)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}")
+        with sqlite3.connect(database) as connection:
+            connection.execute("VACUUM INTO ?", (str(part),))
+        part.replace(kept)
+
+
+def _airflow_version(python: Path) -> str:
+    ask = "from importlib.metadata import version; print(version('apache-airflow'))"
+    answer = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, timeout=60, check=True)
+    return answer.stdout.strip()
+
+
+def _migrate(home: Path, python: Path, env: Mapping[str, str]) -> None:
+    log = home / "processes" / "migrate.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as out:
+        command = [str(python), "-m", "airflow", "db", "migrate"]
+        done = subprocess.run(command, env=dict(env), stdout=out, stderr=subprocess.STDOUT, timeout=300)
+    if done.returncode:
+        raise LocalAirflowError(f"airflow db migrate failed:\n{tail(log)}")
+
+
+@dataclass
+class Component:
+    """One process of Airflow with all that it started: they share the session that it leads."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float = field(default_factory=time.time)
+
+    def members(self) -> list[psutil.Process]:
+        """The living processes of the session. A task's process has a group of its own, but not a session."""
+        members = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    members.append(process)
+        return members
+
+    def kill(self) -> None:
+        """SIGKILL to every process, until none is left."""
+        ends = time.monotonic() + 10
+        while (members := self.members()) and time.monotonic() < ends:
+            for process in members:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(members, timeout=0.2)
+        self.process.wait(timeout=10)
+
+
+@dataclass(frozen=True)
+class TaskInstance:
+    """What the REST API says of one task instance. `raw` is all of it."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    max_tries: int
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+class LocalAirflow:
+    """Airflow 3 with its components as processes that can be killed and started one by one.
+
+    :param home: AIRFLOW_HOME; database, logs and passwords go there
+    :param dags_folder: the folder with the DAG files
+    :param env: environment variables over the ones set here, such as connections and `AIRFLOW__...` settings
+    :param database_url: a PostgreSQL URL; its database is created at the start and dropped at the end.
+        Default: SQLite in `home`
+    :param python: the interpreter that has Airflow installed
+    :param triggerers: how many triggerers to run: `triggerer`, `triggerer-2` ...
+    :param executor: `LocalExecutor` or `CeleryExecutor`, the latter with `celery_workers` and `broker_url`
+    :param database_cache: a folder to keep an empty migrated SQLite database in, for a faster start
+    :param port: the API server's port; default: a free one
+
+    Use it as a context manager: all that it started ends with the block, on errors and SIGTERM too.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        dags_folder: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        database_url: str | None = None,
+        python: str | Path = sys.executable,
+        triggerers: int = 1,
+        executor: str = "LocalExecutor",
+        celery_workers: int = 0,
+        broker_url: str | None = None,
+        database_cache: Path | None = None,
+        port: int | None = None,
+    ) -> None:
+        self.home = home.absolute()
+        self.dags_folder = dags_folder.absolute()
+        self.python = Path(python)
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.logs = self.home / "logs"
+        self._database_url = database_url
+        self._database_cache = database_cache
+        self._names = ["api-server", "scheduler", "dag-processor"]
+        self._names += _numbered("triggerer", triggerers) + _numbered("celery-worker", celery_workers)
+        self._components: dict[str, Component] = {}
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._old_handlers: dict[int, Any] = {}
+        self.env = {
+            **base_environment(self.home, self.dags_folder),
+            "AIRFLOW__CORE__EXECUTOR": executor,
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(self.port),
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.home / "passwords.json"),
+        }
+        if database_url:
+            self.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database_url
+        if broker_url:
+            self.env["AIRFLOW__CELERY__BROKER_URL"] = broker_url
+            backend = (database_url or "").partition("://")[2]
+            self.env["AIRFLOW__CELERY__RESULT_BACKEND"] = f"db+postgresql://{backend}"
+        self.env.update(env or {})
+
+    # Life
+
+    def __enter__(self) -> LocalAirflow:
+        self._end_on_signals()
+        try:
+            self.prepare()
+            for name in self._names:
+                self.start(name, wait=False)
+            self.wait_healthy()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def prepare(self) -> None:
+        """Make the home folder, the login and the database. Part of entering the context."""
+        if self._database_url:
+            self.home.mkdir(parents=True, exist_ok=True)
+            (self.home / "airflow.cfg").touch()
+            _execute_on_server(self._database_url, 'DROP DATABASE IF EXISTS "{}" WITH (FORCE)')
+            _execute_on_server(self._database_url, 'CREATE DATABASE "{}"')
+            _migrate(self.home, self.python, self.env)
+        else:
+            prepare_home(self.home, self.python, self.env, self._database_cache)
+        (self.home / "passwords.json").write_text(json.dumps({USER: PASSWORD}))
+
+    def start(self, name: str, *, wait: bool = True, timeout: float = 90) -> None:
+        """Start one component that does not run, and wait until Airflow calls it healthy."""
+        if name in self._components:
+            raise LocalAirflowError(f"{name} is running")
+        log = self.home / "processes" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                [str(self.python), "-m", "airflow", *COMMANDS[_kind(name)], *_own_name(name)],
+                env=self.env,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._components[name] = Component(name, process, log)
+        if wait:
+            self.wait_healthy(timeout)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL a component and everything that it started."""
+        self._components.pop(name).kill()
+
+    def restart(self, name: str) -> None:
+        """Kill a component and start it again."""
+        self.kill(name)
+        self.start(name)
+
+    def kill_all(self) -> None:
+        """SIGKILL the whole of Airflow. `start_all` brings it back with the same database."""
+        for name in list(self._components):
+            self.kill(name)
+
+    def start_all(self) -> None:
+        """Start every component that does not run, and wait until they are healthy."""
+        for name in self._names:
+            if name not in self._components:
+                self.start(name, wait=False)
+        self.wait_healthy()
+
+    def stop(self, grace: float = 5) -> None:
+        """End what this object started: politely first, after `grace` seconds with SIGKILL."""
+        for component in self._components.values():
+            with suppress(ProcessLookupError):
+                component.process.terminate()
+        ends = time.monotonic() + grace
+        for component in self._components.values():
+            with suppress(subprocess.TimeoutExpired):
+                component.process.wait(timeout=max(0.0, ends - time.monotonic()))
+        while self._components:
+            self._components.popitem()[1].kill()
+        self._session.close()
+        if self._database_url:
+            _execute_on_server(self._database_url, 'DROP DATABASE IF EXISTS "{}" WITH (FORCE)')
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        self._old_handlers.clear()
+
+    def pids(self) -> dict[str, int]:
+        """The process id of each running component."""
+        return {name: component.process.pid for name, component in self._components.items()}
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """All living processes of a component: under the scheduler's are those of LocalExecutor's tasks."""
+        return self._components[name].members()
+
+    def process_log(self, name: str) -> str:
+        """What a component has printed since the home was made."""
+        return (self.home / "processes" / f"{name}.log").read_text(errors="replace")
+
+    def wait_healthy(self, timeout: float = 90) -> None:
+        """Wait until the API server answers and every running component has reported since its start."""
+        since = {
+            REPORTS_HEALTH_AS[kind]: datetime.fromtimestamp(component.started, timezone.utc)
+            for name, component in self._components.items()
+            if (kind := _kind(name)) in REPORTS_HEALTH_AS
+        }
+
+        def healthy() -> bool:
+            self._raise_if_dead()
+            health = self._session.get(f"{self.url}/api/v2/monitor/health", timeout=10).json()
+            return all(_reported(health[name], name, start) for name, start in since.items())
+
+        if "api-server" in self._components:
+            self.wait_until(healthy, timeout, "Airflow to be healthy")
+
+    def _raise_if_dead(self) -> None:
+        for component in self._components.values():
+            if (code := component.process.poll()) is not None:
+                raise LocalAirflowError(f"{component.name} ended with {code}:\n{tail(component.log)}")
+
+    def _end_on_signals(self) -> None:
+        """A SIGTERM or SIGHUP would end this process and leave Airflow running."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                self._old_handlers[number] = signal.signal(number, _exit)
+
+    # What a client does
+
+    def api(self, method: str, path: str, *, body: Any = None, params: Any = None) -> Any:
+        """One call of Airflow's REST API; `path` follows `/api/v2`. Gives the answer's JSON."""
+        if "Authorization" not in self._session.headers:
+            login = {"username": USER, "password": PASSWORD}
+            answer = self._session.post(f"{self.url}/auth/token", json=login, timeout=30)
+            answer.raise_for_status()
+            self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        answer = self._session.request(
+            method, f"{self.url}/api/v2{path}", json=body, params=params, timeout=30
+        )
+        if not answer.ok:
+            raise requests.HTTPError(f"{method} {path}: {answer.status_code} {answer.text}", response=answer)
+        return answer.json() if answer.content else None
+
+    def airflow(self, *arguments: str, timeout: float = 120) -> str:
+        """Run an `airflow` command against this Airflow and give what it printed to stdout."""
+        command = [str(self.python), "-m", "airflow", *arguments]
+        done = subprocess.run(
+            command, env=self.env, cwd=self.home, capture_output=True, text=True, timeout=timeout
+        )
+        if done.returncode:
+            raise LocalAirflowError(f"airflow {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def wait_until(self, probe: Callable[[], T], timeout: float, what: str, *, every: float = 0.3) -> T:
+        """Call `probe` until it gives something true. An API server that is away only costs time."""
+        ends = time.monotonic() + timeout
+        last: object = None
+        while True:
+            try:
+                if found := probe():
+                    return found
+                last = found
+            except (requests.ConnectionError, requests.Timeout, requests.JSONDecodeError) as error:
+                last = error
+            except requests.HTTPError as error:
+                if error.response is not None and error.response.status_code < 500:
+                    raise
+                last = error
+            if time.monotonic() > ends:
+                raise NotYetError(f"waited {timeout:.0f} s for {what}; last seen: {last}")
+            time.sleep(every)
+
+    def wait_for_dag(self, dag_id: str, timeout: float = 60) -> None:
+        """Wait until Airflow has read a DAG. An import error of its file ends the wait at once."""
+
+        def known() -> bool:
+            self._raise_if_dead()
+            if errors := self.api("GET", "/importErrors")["import_errors"]:
+                raise LocalAirflowError("\n".join(error["stack_trace"] for error in errors))
+            try:
+                self.api("GET", f"/dags/{dag_id}")
+            except requests.HTTPError as error:
+                if error.response is not None and error.response.status_code == 404:
+                    return False
+                raise
+            return True
+
+        self.wait_until(known, timeout, f"the DAG {dag_id}")
+
+    def unpause(self, dag_id: str, *, paused: bool = False) -> None:
+        """Let a DAG run; with `paused=True` the reverse. A DAG with a schedule may start at once."""
+        self.api("PATCH", f"/dags/{dag_id}", body={"is_paused": paused})
+
+    def trigger(
+        self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str | None = None
+    ) -> str:
+        """Wait for the DAG, unpause it and start a run; gives the run's id."""
+        self.wait_for_dag(dag_id)
+        self.unpause(dag_id)
+        body: dict[str, Any] = {"logical_date": datetime.now(timezone.utc).isoformat(), "conf": conf or {}}
+        if run_id:
+            body["dag_run_id"] = run_id
+        return str(self.api("POST", f"/dags/{dag_id}/dagRuns", body=body)["dag_run_id"])
+
+    def dag_run_state(self, dag_id: str, run_id: str) -> str:
+        """The state of a run: queued, running, success or failed."""
+        return str(self.api("GET", _run_path(dag_id, run_id))["state"])
+
+    def wait_for_dag_run(self, dag_id: str, run_id: str, timeout: float = 120) -> str:
+        """Wait for the end of a run; gives `success` or `failed`."""
+
+        def finished() -> str | None:
+            state = self.dag_run_state(dag_id, run_id)
+            return state if state in FINISHED else None
+
+        try:
+            return str(self.wait_until(finished, timeout, f"the end of {run_id}"))
+        except NotYetError as error:
+            instances = self.task_instances(dag_id, run_id)
+            raise NotYetError(f"{error}\n" + "\n".join(map(str, instances))) from None
+
+    def task_instances(self, dag_id: str, run_id: str, task_id: str | None = None) -> list[TaskInstance]:
+        """The task instances of a run, or of one of its tasks, in the order of their map indexes."""
+        found: list[TaskInstance] = []
+        while True:
+            params: dict[str, Any] = {"limit": 100, "offset": len(found)}
+            if task_id:
+                params["task_id"] = task_id
+            answer = self.api("GET", f"{_run_path(dag_id, run_id)}/taskInstances", params=params)
+            found += [_task_instance(raw) for raw in answer["task_instances"]]
+            if len(found) >= answer["total_entries"] or not answer["task_instances"]:
+                break
+        found = [one for one in found if task_id in (None, one.task_id)]
+        return sorted(found, key=lambda one: (one.task_id, one.map_index))
+
+    def task_instance(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> TaskInstance:
+        """One task instance."""
+        for instance in self.task_instances(dag_id, run_id, task_id):
+            if instance.map_index == map_index:
+                return instance
+        raise LookupError(f"{run_id} has no task instance {task_id}[{map_index}]")
+
+    def wait_for_task_state(
+        self, dag_id: str, run_id: str, task_id: str, *states: str, map_index: int = -1, timeout: float = 60
+    ) -> TaskInstance:
+        """Wait until a task instance is in one of the states."""
+
+        def there() -> TaskInstance | None:
+            instance = self.task_instance(dag_id, run_id, task_id, map_index)
+            return instance if instance.state in states else None
+
+        found = self.wait_until(there, timeout, f"{task_id} to be {' or '.join(states)}")
+        assert found is not None
+        return found
+
+    def xcom(
+        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
+    ) -> Any:
+        """An XCom's value, or None where there is none."""
+        path = f"{_run_path(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{quote(key, safe='')}"
+        try:
+            return self.api("GET", path, params={"map_index": map_index})["value"]
+        except requests.HTTPError as error:
+            if error.response is not None and error.response.status_code == 404:
+                return None
+            raise
+
+    def clear(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_ids: Sequence[str | tuple[str, int]],
+        *,
+        downstream: bool = True,
+    ) -> None:
+        """Clear task instances as a user does; `(task_id, map_index)` picks one of a mapped task."""
+        body = {
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "task_ids": [list(one) if isinstance(one, tuple) else one for one in task_ids],
+            "only_failed": False,
+            "reset_dag_runs": True,
+            "include_downstream": downstream,
+        }
+        self.api("POST", f"/dags/{dag_id}/clearTaskInstances", body=body)
+
+    def task_log(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int | None = None, map_index: int = -1
+    ) -> str:
+        """The log of a try as text, one event a line; default: of the last try."""
+        if try_number is None:
+            try_number = self.task_instance(dag_id, run_id, task_id, map_index).try_number
+        path = f"{_run_path(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
+        content = self.api("GET", path, params={"map_index": map_index, "full_content": True})["content"]
+        lines = [one if isinstance(one, str) else str(one.get("event", "")) for one in content]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class DagsTest:
+    """What `airflow dags test` printed, the run's state, and XComs by task, map index and key."""
+
+    returncode: int
+    output: str
+    state: str | None
+    task_states: Mapping[tuple[str, int], str | None]
+    xcoms: Mapping[tuple[str, int, str], Any]
+
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        """An XCom's value, or None where there is none."""
+        return self.xcoms.get((task_id, map_index, key))
+
+
+def dags_test(
+    dag_id: str,
+    dags_folder: Path,
+    *,
+    python: str | Path = sys.executable,
+    conf: Mapping[str, Any] | None = None,
+    env: Mapping[str, str] | None = None,
+    home: Path | None = None,
+    database_cache: Path | None = None,
+    timeout: float = 180,
+) -> DagsTest:
+    """Run a DAG with `airflow dags test`: tasks and triggers in one process, without a scheduler.
+
+    `home` is kept; without it a temporary one is used. Works with Airflow 2.11 and 3.
+    """
+    with _home_or_temporary(home) as place:
+        python = Path(python)
+        environment = {**base_environment(place, dags_folder.absolute()), **(env or {})}
+        prepare_home(place, python, environment, database_cache)
+        command = [str(python), "-m", "airflow", "dags", "test", dag_id]
+        if conf is not None:
+            command += ["--conf", json.dumps(conf)]
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=place,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
+        with sqlite3.connect(place / "airflow.db") as database:
+            return DagsTest(done.returncode, done.stdout, *_read_last_run(database, dag_id))
+
+
+@contextmanager
+def _home_or_temporary(home: Path | None) -> Iterator[Path]:
+    if home:
+        yield home.absolute()
+    else:
+        with tempfile.TemporaryDirectory(prefix="airflow-") as temporary:
+            yield Path(temporary)
+
+
+def _read_last_run(
+    database: sqlite3.Connection, dag_id: str
+) -> tuple[str | None, dict[tuple[str, int], str | None], dict[tuple[str, int, str], Any]]:
+    run = database.execute(
+        "SELECT run_id, state FROM dag_run WHERE dag_id = ? ORDER BY id DESC LIMIT 1", (dag_id,)
+    ).fetchone()
+    if run is None:
+        return None, {}, {}
+    where = "WHERE dag_id = ? AND run_id = ?"
+    states = database.execute(
+        f"SELECT task_id, map_index, state FROM task_instance {where}", (dag_id, run[0])
+    )
+    xcoms = database.execute(f"SELECT task_id, map_index, key, value FROM xcom {where}", (dag_id, run[0]))
+    return (
+        run[1],
+        {(task_id, map_index): state for task_id, map_index, state in states},
+        {(task_id, map_index, key): json.loads(value) for task_id, map_index, key, value in xcoms},
+    )
+
+
+def _execute_on_server(database_url: str, statement: str) -> None:
+    import sqlalchemy
+
+    url = sqlalchemy.make_url(database_url)
+    engine = sqlalchemy.create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(statement.format(url.database)))
+    engine.dispose()
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _kind(name: str) -> str:
+    return name.rstrip("-0123456789")
+
+
+def _own_name(name: str) -> list[str]:
+    """Two Celery workers of one name would take each other for themselves."""
+    return ["--celery-hostname", f"{name}@%h"] if _kind(name) == "celery-worker" else []
+
+
+def _reported(health: Mapping[str, Any], name: str, since: datetime) -> bool:
+    heartbeat: str | None = health.get(f"latest_{name}_heartbeat")
+    if health["status"] != "healthy" or heartbeat is None:
+        return False
+    return datetime.fromisoformat(heartbeat) >= since
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [name if number == 1 else f"{name}-{number}" for number in range(1, count + 1)]
+
+
+def _run_path(dag_id: str, run_id: str) -> str:
+    return f"/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+
+
+def _task_instance(raw: Mapping[str, Any]) -> TaskInstance:
+    known = {name: raw[name] for name in ("task_id", "map_index", "state", "try_number", "max_tries")}
+    return TaskInstance(**known, raw=raw)
