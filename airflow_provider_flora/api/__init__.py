@@ -1,0 +1,1 @@
+"""The Flora API. Imports nothing of Airflow; usable and testable without it."""

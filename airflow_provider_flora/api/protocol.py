@@ -1,0 +1,564 @@
+"""The rules of talking to Flora, as plain functions over plain data: no I/O, no clock but what is handed in.
+
+Builds requests, reads responses, decides on retries, walks pages, paces a wait. ``client`` and ``aio`` only move
+the bytes, so each rule stands here once and holds for both.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from urllib.parse import quote, urlencode
+
+import tenacity
+from pydantic import BaseModel, ValidationError
+
+from airflow_provider_flora import __version__
+from airflow_provider_flora.api.errors import (
+    FloraAnswerError,
+    FloraAPIError,
+    FloraConnectionError,
+    FloraError,
+    FloraRunTimeoutError,
+    FloraTimeoutError,
+)
+from airflow_provider_flora.api.models import (
+    Meta,
+    Run,
+    RunInput,
+    RunPage,
+    Technique,
+    TechniquePage,
+    Workspace,
+    WorkspaceList,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_flora.api.settings import ClientSettings
+
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+MAX_BACKOFF = 30.0
+MAX_RETRY_AFTER = 300.0
+"""Seconds. A server that asks for a longer pause than this is not waited for: the error says how long it asked."""
+FIRST_BACKOFF = 1.0
+FIRST_BACKOFF_RATE_LIMITED = 5.0  # what the developer site asks for when a 429 names no time
+COST_GRACE = 5.0
+"""Seconds that a completed run is watched further for its ``charged_cost``, which comes late."""
+NOT_FOUND_GRACE = 60.0
+"""Seconds during which a run that was just created may be missing (developer site: for a moment)."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+ItemT = TypeVar("ItemT", covariant=True)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request, without where it goes or with which key.
+
+    :param path: below the base URL, escaped.
+    :param query: without entries of ``None``.
+    :param body: JSON, for a POST.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+
+    def url(self, settings: ClientSettings) -> str:
+        """Return the whole URL, always on the connection's own origin."""
+        query = f"?{urlencode(self.query)}" if self.query else ""
+        return f"{settings.base_url}{self.path}{query}"
+
+    def headers(self, settings: ClientSettings) -> dict[str, str]:
+        """Return the headers, the API key among them."""
+        headers = {
+            "Authorization": f"Bearer {settings.api_key}",
+            "Accept": "application/json",
+            "User-Agent": f"airflow-provider-flora/{__version__}",
+        }
+        if self.body is not None:
+            headers["Content-Type"] = "application/json"
+        return headers
+
+    def content(self) -> bytes | None:
+        """Return the body as it is sent."""
+        return None if self.body is None else json.dumps(self.body).encode()
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer.
+
+    :param headers: with lower-case names.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def request_id(self) -> str | None:
+        """What Flora's support asks for: ``req_…``."""
+        return self.headers.get("request-id")
+
+
+# --- requests ---------------------------------------------------------------------------------------------
+
+
+def list_workspaces() -> Request:
+    """``GET /workspaces`` (SDK)."""
+    return Request("GET", "/workspaces")
+
+
+def get_technique(technique_id: str) -> Request:
+    """``getTechnique``: by id or slug."""
+    return Request("GET", f"/techniques/{_segment(technique_id)}")
+
+
+def get_technique_run(technique_id: str, run_id: str) -> Request:
+    """``getTechniqueRun``."""
+    return Request("GET", f"/techniques/{_segment(technique_id)}/runs/{_segment(run_id)}")
+
+
+def start_technique_run(
+    technique_id: str,
+    inputs: Sequence[RunInput],
+    mode: str,
+    callback_url: str | None,
+    idempotency_key: str | None,
+) -> Request:
+    """``startTechniqueRun``, always with an idempotency key, so that it can be sent again.
+
+    The key travels in the body: Flora ignores the header's form for technique runs (measured by the vendor).
+    """
+    body: dict[str, Any] = {
+        "inputs": [entry.model_dump() for entry in inputs],
+        "mode": mode,
+        "idempotency_key": idempotency_key or new_idempotency_key(),
+    }
+    if callback_url is not None:
+        body["callback_url"] = callback_url
+    return Request("POST", f"/techniques/{_segment(technique_id)}/runs", body=body)
+
+
+def new_idempotency_key() -> str:
+    """Make a key that no other request has."""
+    return f"airflow-{uuid.uuid4()}"
+
+
+def _segment(value: str) -> str:
+    if not value or value in (".", ".."):
+        raise FloraAnswerError(f"{value!r} is not an id that Flora could know.", transient=False)
+    return quote(value, safe="")
+
+
+# --- responses --------------------------------------------------------------------------------------------
+
+
+def read(response: Response, model: type[ModelT]) -> ModelT:
+    """Read an answer as a model.
+
+    :raises FloraAPIError: Flora answered with an error.
+    :raises FloraAnswerError: the answer is not JSON (transient), or not of the model's form.
+    """
+    check_status(response)
+    try:
+        return model.model_validate_json(response.body)
+    except ValidationError as error:
+        raise _unreadable(response, model, error) from None
+
+
+def read_run(response: Response) -> Run:
+    """Read an answer as a run; of an event stream, the last event that is one."""
+    check_status(response)
+    content_type = response.headers.get("content-type", "")
+    if not content_type.startswith("text/event-stream"):
+        return read(response, Run).model_copy(update={"request_id": response.request_id})
+    for event in reversed(_events(response.body)):
+        try:
+            return Run.model_validate_json(event).model_copy(update={"request_id": response.request_id})
+        except ValidationError:
+            continue
+    raise FloraAnswerError(
+        "Flora answered with an event stream in which no event is a run.", request_id=response.request_id
+    )
+
+
+def read_workspaces(response: Response) -> list[Workspace]:
+    """Read the answer to ``GET /workspaces``."""
+    return read(response, WorkspaceList).workspaces
+
+
+def read_technique(response: Response) -> Technique:
+    """Read the answer to ``getTechnique``."""
+    return read(response, Technique)
+
+
+def check_status(response: Response) -> None:
+    """Raise what an answer with an error, or with a redirect, means."""
+    if 200 <= response.status < 300:
+        return
+    if 300 <= response.status < 400:
+        raise FloraAnswerError(
+            f"Flora answered {response.status}, a redirect to {response.headers.get('location', 'nowhere')!r}. "
+            "Redirects are not followed, so that the API key stays with the connection's own origin; if Flora "
+            "has moved, change the connection's host.",
+            request_id=response.request_id,
+            transient=False,
+        )
+    raise _api_error(response)
+
+
+class Body:
+    """The body of an answer while it arrives: bounded in size, and in time unless it is an event stream.
+
+    :param timeout: seconds for the whole of it. An event stream lasts as long as its run; each next piece of it
+        has that long.
+    """
+
+    def __init__(self, content_type: str, timeout: float, clock: Callable[[], float]) -> None:
+        self._is_stream = content_type.startswith("text/event-stream")
+        self._clock = clock
+        self._ends = clock() + timeout
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Take a piece.
+
+        :raises FloraAnswerError: the body is too large.
+        :raises TimeoutError: it takes too long.
+        """
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if self._size > MAX_ANSWER_BYTES:
+            raise FloraAnswerError(f"Flora's answer is larger than {MAX_ANSWER_BYTES >> 20} MB.", transient=False)
+        if not self._is_stream and self._clock() > self._ends:
+            raise TimeoutError("the body did not arrive in time")
+
+    @property
+    def is_usable_when_cut(self) -> bool:
+        """Whether what has come is worth reading although the rest will not: a run that was paid is in it."""
+        return self._is_stream and self._size > 0
+
+    def content(self) -> bytes:
+        """Return what has come."""
+        return b"".join(self._chunks)
+
+
+def no_answer(request: Request, settings: ClientSettings, cause: Exception) -> FloraConnectionError:
+    """Return the error for a request that got no answer, or a broken one."""
+    return FloraConnectionError(
+        f"No answer from {settings.base_url} to {request.method} {request.path}: {type(cause).__name__}: {cause}"
+    )
+
+
+def no_answer_in_time(request: Request, settings: ClientSettings) -> FloraTimeoutError:
+    """Return the error for a request that got no answer within the connection's time-out."""
+    return FloraTimeoutError(
+        f"No answer from {settings.base_url} to {request.method} {request.path} within {settings.timeout:g} s."
+    )
+
+
+def clock_skew(response: Response, now: float) -> float | None:
+    """Return by how many seconds Flora's clock is ahead of the caller's, from the ``Date`` of an answer.
+
+    :param now: the caller's unix time when the answer came. ``Date`` has whole seconds, so ±1 s.
+    """
+    try:
+        return parsedate_to_datetime(response.headers["date"]).timestamp() + 0.5 - now
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _api_error(response: Response) -> FloraAPIError:
+    code, message, fields = None, "", {}
+    try:
+        error = json.loads(response.body)["error"]
+        code, message = error.get("code"), error.get("message")
+        fields = {str(entry["field"]): str(entry["message"]) for entry in error.get("fields") or ()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass  # a proxy in front answers HTML, or nothing: the status tells enough
+    if not message or not isinstance(message, str):
+        reason = HTTPStatus(response.status).phrase if response.status in HTTPStatus._value2member_map_ else ""
+        message = f"{reason or 'an error'} (not Flora's own answer; a proxy in front of it may have given it)"
+    return FloraAPIError(
+        response.status,
+        message,
+        code=code if isinstance(code, str) else None,
+        fields=fields,
+        request_id=response.request_id,
+        retry_after=_retry_after(response.headers.get("retry-after")),
+    )
+
+
+def _unreadable(response: Response, model: type[BaseModel], error: ValidationError) -> FloraAnswerError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        kind = response.headers.get("content-type", "no content type")
+        return FloraAnswerError(
+            f"Flora answered {response.status} with {len(response.body)} bytes that are not JSON ({kind}).",
+            request_id=response.request_id,
+        )
+    where = ".".join(map(str, first["loc"])) or "the answer"
+    return FloraAnswerError(
+        f"Flora's answer is not a {model.__name__}: {where}: {first['msg']}.", request_id=response.request_id
+    )
+
+
+def _events(body: bytes) -> list[str]:
+    """Return the data of each server-sent event; what was cut off at the end is left out by its reader."""
+    text = body.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    return [
+        "\n".join(line[5:].removeprefix(" ") for line in event.split("\n") if line.startswith("data:"))
+        for event in text.split("\n\n")
+    ]
+
+
+def _retry_after(value: str | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if seconds == seconds else None  # NaN is no time
+
+
+# --- retries ----------------------------------------------------------------------------------------------
+
+
+def is_worth_retrying(error: BaseException) -> bool:
+    """Whether the same request may be sent again now."""
+    return (
+        isinstance(error, FloraError)
+        and error.transient
+        and (getattr(error, "retry_after", None) or 0.0) <= MAX_RETRY_AFTER
+    )
+
+
+def pause_before_retry(error: BaseException | None, attempt: int, request: Request, timeout: float) -> float:
+    """Return for how many seconds to wait before a request is sent again.
+
+    :param attempt: how many times it has been sent.
+    """
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        # What Flora asks for, and a little more, so that all who were told the same do not come back at once.
+        return float(retry_after) * random.uniform(1.0, 1.1)
+    rate_limited = isinstance(error, FloraAPIError) and error.status == HTTPStatus.TOO_MANY_REQUESTS
+    first = FIRST_BACKOFF_RATE_LIMITED if rate_limited else FIRST_BACKOFF
+    pause = backoff(first, attempt)
+    if isinstance(error, FloraTimeoutError) and request.method == "POST":
+        # Two requests with one idempotency key at the same time may both be carried out (developer site): the
+        # first, which may still be at work, is given as long again to end.
+        return max(pause, timeout)
+    return pause
+
+
+def backoff(first: float, attempt: int) -> float:
+    """Return an exponential pause in seconds with jitter, at most :data:`MAX_BACKOFF`."""
+    return min(MAX_BACKOFF, first * 2.0 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.0)
+
+
+def retrying(request: Request, settings: ClientSettings) -> dict[str, Any]:
+    """Return the arguments of ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` for a request."""
+
+    def pause(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        return pause_before_retry(error, state.attempt_number, request, settings.timeout)
+
+    return {
+        "retry": tenacity.retry_if_exception(is_worth_retrying),
+        "stop": tenacity.stop_after_attempt(settings.max_retries + 1),
+        "wait": pause,
+        "reraise": True,
+    }
+
+
+# --- pages ------------------------------------------------------------------------------------------------
+
+
+class Page(Protocol[ItemT]):
+    """What the pages of every list have in common."""
+
+    @property
+    def meta(self) -> Meta:
+        """Where the list goes on."""
+
+    @property
+    def items(self) -> Sequence[ItemT]:
+        """What the page holds."""
+
+
+class Pages(Generic[ItemT]):
+    """A walk over all pages of a list: send ``request`` while there is one, hand each answer to ``read``."""
+
+    def __init__(
+        self, path: str, model: Callable[[Response], Page[ItemT]], query: Mapping[str, Any], page_size: int
+    ) -> None:
+        if not 1 <= page_size <= 100:
+            raise ValueError(f"page_size takes 1 to 100 (Flora's limits), not {page_size!r}")
+        self._model = model
+        self._seen: set[str] = set()
+        given = {name: str(value) for name, value in query.items() if value is not None}
+        self.request: Request | None = Request("GET", path, {**given, "limit": str(page_size)})
+
+    def read(self, response: Response) -> Sequence[ItemT]:
+        """Read one page and move on to the next.
+
+        :raises FloraAnswerError: Flora named a page that it has named before; going on would never end.
+        """
+        assert self.request is not None  # noqa: S101
+        page = self._model(response)
+        cursor = page.meta.next_cursor
+        if not cursor:
+            self.request = None
+        elif cursor in self._seen:
+            raise FloraAnswerError(
+                f"Flora repeats the page {cursor!r} of {self.request.path}; the list would never end.",
+                request_id=response.request_id,
+                transient=False,
+            )
+        else:
+            self._seen.add(cursor)
+            self.request = Request("GET", self.request.path, {**self.request.query, "cursor": cursor})
+        return page.items
+
+
+def list_techniques(query: str | None, workspace_id: str | None, page_size: int) -> Pages[Technique]:
+    """``listTechniques``."""
+    return Pages(
+        "/techniques",
+        lambda response: read(response, TechniquePage),
+        {"query": query, "workspace_id": workspace_id},
+        page_size,
+    )
+
+
+def list_technique_runs(
+    technique_id: str | None,
+    status: str | None,
+    workspace_id: str | None,
+    project_id: str | None,
+    page_size: int,
+) -> Pages[Run]:
+    """``listTechniqueRuns``: newest first."""
+    return Pages(
+        "/technique-runs",
+        lambda response: read(response, RunPage),
+        {
+            "technique_id": technique_id,
+            "status": status,
+            "workspace_id": workspace_id,
+            "project_id": project_id,
+        },
+        page_size,
+    )
+
+
+# --- waiting ----------------------------------------------------------------------------------------------
+
+
+class RunWait:
+    """Decides, while a run goes on, when to ask again and when to stop.
+
+    :param poll_interval: seconds between two looks; Flora recommends 2 to 5.
+    :param timeout: seconds from now after which the wait ends; the run goes on.
+    :param clock: seconds that only grow.
+    :param on_change: is told of the run when its status changes or it has come ten points further.
+    """
+
+    def __init__(
+        self,
+        technique_id: str,
+        run_id: str,
+        *,
+        poll_interval: float,
+        timeout: float,
+        clock: Callable[[], float],
+        on_change: Callable[[Run], None] | None = None,
+    ) -> None:
+        if not poll_interval > 0:
+            raise ValueError(f"poll_interval must be more than 0 seconds, not {poll_interval!r}")
+        self.technique_id = technique_id
+        self.run_id = run_id
+        self.last: Run | None = None
+        self._poll_interval = poll_interval
+        self._clock = clock
+        self._began = clock()
+        self._timeout = timeout
+        self._on_change = on_change
+        self._told: tuple[str, float] | None = None
+        self._completed_at: float | None = None
+        self._errors = 0
+
+    @property
+    def run(self) -> Run:
+        """The run as last seen."""
+        assert self.last is not None  # noqa: S101  # asked for only after a look that brought one
+        return self.last
+
+    def after(self, outcome: Run | FloraError) -> float | None:
+        """Return the seconds until the next look, or ``None``: the run is as finished as it will be.
+
+        :param outcome: what the last look brought. A hiccup does not end a wait.
+        :raises FloraError: the outcome, if looking again cannot help.
+        :raises FloraRunTimeoutError: the time is over.
+        """
+        return self._after_error(outcome) if isinstance(outcome, FloraError) else self._after_run(outcome)
+
+    def _after_run(self, run: Run) -> float | None:
+        self._errors = 0
+        self.last = run
+        self._tell(run)
+        if run.failed:
+            return None
+        if run.completed:
+            now = self._clock()
+            self._completed_at = now if self._completed_at is None else self._completed_at
+            if run.charged_cost is not None or now - self._completed_at >= COST_GRACE:
+                return None
+            return min(1.0, self._poll_interval)
+        return self._until_next(self._poll_interval * random.uniform(0.9, 1.1))
+
+    def _after_error(self, error: FloraError) -> float | None:
+        self._errors += 1
+        if self._completed_at is not None:
+            return None  # all but the cost is known
+        missing = isinstance(error, FloraAPIError) and error.status == HTTPStatus.NOT_FOUND
+        if missing and self.last is None and self._clock() - self._began < NOT_FOUND_GRACE:
+            return self._until_next(self._poll_interval)
+        if not error.transient:
+            raise error
+        asked = min(getattr(error, "retry_after", None) or 0.0, MAX_RETRY_AFTER)
+        return self._until_next(max(asked, backoff(FIRST_BACKOFF, self._errors), self._poll_interval))
+
+    def _until_next(self, pause: float) -> float:
+        left = self._began + self._timeout - self._clock()
+        if left <= 0:
+            raise self.timeout_error()
+        return min(pause, left)
+
+    def timeout_error(self) -> FloraRunTimeoutError:
+        """Return the error for a wait whose time is over."""
+        known = "" if self.last is None else f" (it is {self.last.status}, {self.last.progress:g} %)"
+        return FloraRunTimeoutError(self.run_id, self.technique_id, f"within {self._timeout:g} s", known)
+
+    def _tell(self, run: Run) -> None:
+        status, progress = self._told or ("", 0.0)
+        if run.status != status or run.progress >= progress + 10:
+            self._told = (run.status, run.progress)
+            if self._on_change is not None:
+                self._on_change(run)
