@@ -204,6 +204,7 @@ class LocalAirflow:
     :param executor: `LocalExecutor` or `CeleryExecutor`, the latter with `celery_workers` and `broker_url`
     :param database_cache: a folder to keep an empty migrated SQLite database in, for a faster start
     :param port: the API server's port; default: a free one
+    :param report: is told in a few words of each step of the start
 
     Use it as a context manager: all that it started ends with the block, on errors and SIGTERM too.
     """
@@ -222,6 +223,7 @@ class LocalAirflow:
         broker_url: str | None = None,
         database_cache: Path | None = None,
         port: int | None = None,
+        report: Callable[[str], None] = lambda step: None,
     ) -> None:
         self.home = home.absolute()
         self.dags_folder = dags_folder.absolute()
@@ -231,6 +233,7 @@ class LocalAirflow:
         self.logs = self.home / "logs"
         self._database_url = database_url
         self._database_cache = database_cache
+        self._report = report
         self._names = ["api-server", "scheduler", "dag-processor"]
         self._names += _numbered("triggerer", triggerers) + _numbered("celery-worker", celery_workers)
         self._components: dict[str, Component] = {}
@@ -262,6 +265,7 @@ class LocalAirflow:
         self._end_on_signals()
         try:
             self.prepare()
+            self._report("the database is there")
             for name in self._names:
                 self.start(name, wait=False)
             self.wait_healthy()
@@ -367,10 +371,21 @@ class LocalAirflow:
         def healthy() -> bool:
             self._raise_if_dead()
             health = self._session.get(f"{self.url}/api/v2/monitor/health", timeout=10).json()
-            return all(_reported(health[name], name, start) for name, start in since.items())
+            for name, start in list(since.items()):
+                if _reported(health[name], name, start):
+                    self._report(f"the {name.replace('_', ' ')} runs")
+                    del since[name]
+            return not since
 
         if "api-server" in self._components:
             self.wait_until(healthy, timeout, "Airflow to be healthy")
+            self._report("the API server answers")
+
+    def watch(self, every: float = 1) -> None:
+        """Stay until a component dies by itself, and raise with its log."""
+        while True:
+            self._raise_if_dead()
+            time.sleep(every)
 
     def _raise_if_dead(self) -> None:
         for component in self._components.values():
@@ -394,9 +409,7 @@ class LocalAirflow:
             answer = self._session.post(f"{self.url}/auth/token", json=login, timeout=30)
             answer.raise_for_status()
             self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-        answer = self._session.request(
-            method, f"{self.url}/api/v2{path}", json=body, params=params, timeout=30
-        )
+        answer = self._session.request(method, f"{self.url}/api/v2{path}", json=body, params=params, timeout=30)
         if not answer.ok:
             raise requests.HTTPError(f"{method} {path}: {answer.status_code} {answer.text}", response=answer)
         return answer.json() if answer.content else None
@@ -404,9 +417,7 @@ class LocalAirflow:
     def airflow(self, *arguments: str, timeout: float = 120) -> str:
         """Run an `airflow` command against this Airflow and give what it printed to stdout."""
         command = [str(self.python), "-m", "airflow", *arguments]
-        done = subprocess.run(
-            command, env=self.env, cwd=self.home, capture_output=True, text=True, timeout=timeout
-        )
+        done = subprocess.run(command, env=self.env, cwd=self.home, capture_output=True, text=True, timeout=timeout)
         if done.returncode:
             raise LocalAirflowError(f"airflow {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -419,7 +430,7 @@ class LocalAirflow:
             try:
                 if found := probe():
                     return found
-                last = found
+                last = None
             except (requests.ConnectionError, requests.Timeout, requests.JSONDecodeError) as error:
                 last = error
             except requests.HTTPError as error:
@@ -427,7 +438,7 @@ class LocalAirflow:
                     raise
                 last = error
             if time.monotonic() > ends:
-                raise NotYetError(f"waited {timeout:.0f} s for {what}; last seen: {last}")
+                raise NotYetError(f"waited {timeout:.0f} s for {what}" + (f"; last: {last}" if last else ""))
             time.sleep(every)
 
     def wait_for_dag(self, dag_id: str, timeout: float = 60) -> None:
@@ -451,9 +462,7 @@ class LocalAirflow:
         """Let a DAG run; with `paused=True` the reverse. A DAG with a schedule may start at once."""
         self.api("PATCH", f"/dags/{dag_id}", body={"is_paused": paused})
 
-    def trigger(
-        self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str | None = None
-    ) -> str:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str | None = None) -> str:
         """Wait for the DAG, unpause it and start a run; gives the run's id."""
         self.wait_for_dag(dag_id)
         self.unpause(dag_id)
@@ -513,9 +522,7 @@ class LocalAirflow:
         assert found is not None
         return found
 
-    def xcom(
-        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
-    ) -> Any:
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
         """An XCom's value, or None where there is none."""
         path = f"{_run_path(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{quote(key, safe='')}"
         try:
@@ -552,8 +559,7 @@ class LocalAirflow:
             try_number = self.task_instance(dag_id, run_id, task_id, map_index).try_number
         path = f"{_run_path(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
         content = self.api("GET", path, params={"map_index": map_index, "full_content": True})["content"]
-        lines = [one if isinstance(one, str) else str(one.get("event", "")) for one in content]
-        return "\n".join(lines)
+        return "\n".join(line for entry in content for line in _log_lines(entry))
 
 
 @dataclass(frozen=True)
@@ -625,9 +631,7 @@ def _read_last_run(
     if run is None:
         return None, {}, {}
     where = "WHERE dag_id = ? AND run_id = ?"
-    states = database.execute(
-        f"SELECT task_id, map_index, state FROM task_instance {where}", (dag_id, run[0])
-    )
+    states = database.execute(f"SELECT task_id, map_index, state FROM task_instance {where}", (dag_id, run[0]))
     xcoms = database.execute(f"SELECT task_id, map_index, key, value FROM xcom {where}", (dag_id, run[0]))
     return (
         run[1],
@@ -668,6 +672,15 @@ def _reported(health: Mapping[str, Any], name: str, since: datetime) -> bool:
 
 def _numbered(name: str, count: int) -> list[str]:
     return [name if number == 1 else f"{name}-{number}" for number in range(1, count + 1)]
+
+
+def _log_lines(entry: str | Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(entry, str):
+        yield entry
+        return
+    yield str(entry.get("event", ""))
+    for error in entry.get("error_detail") or ():
+        yield f"{error.get('exc_type')}: {error.get('exc_value')}"
 
 
 def _run_path(dag_id: str, run_id: str) -> str:

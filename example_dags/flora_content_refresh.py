@@ -1,0 +1,73 @@
+"""Relight the photo of every product each day, several at a time.
+
+Each product is a task of its own: one that fails is retried alone, and does not take the others' results away.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+from typing import Any
+
+from airflow.providers.common.compat.sdk import Param, dag, task
+from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
+
+# Flora fetches the photos itself, so they must be on the web: set this to where yours are.
+MEDIA_BASE = os.environ.get("FLORA_MEDIA_BASE", "https://shop.example.com/photos")
+
+
+@dag(
+    schedule="@daily",
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    catchup=False,
+    tags=["flora", "example"],
+    params={
+        "media_base": Param(MEDIA_BASE, type="string", description="The folder of the photos"),
+        "products": Param(["sneaker", "lamp", "mug", "chair"], type="array"),
+        "light": Param("golden hour", type="string"),
+    },
+)
+def flora_content_refresh():
+    @task
+    def photos(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
+        """One technique's inputs for each product. In your DAG: rows of your catalogue."""
+        assert params is not None
+        return [
+            {"photo": f"{params['media_base']}/{product}.png", "light": params["light"]}
+            for product in params["products"]
+        ]
+
+    rows = photos()
+
+    # [START howto_operator_flora_mapped]
+    relight = FloraRunTechniqueOperator.partial(
+        task_id="relight",
+        technique_id="product-relight",
+        deferrable=True,
+        poll_interval=2,
+        max_run_cost=0.50,  # USD a run; a dearer one is not started
+        max_active_tis_per_dagrun=8,
+    ).expand(inputs=rows)
+    # [END howto_operator_flora_mapped]
+
+    # [START howto_flora_mapped_results]
+    @task(trigger_rule="all_done")
+    def summarize(rows: list[dict[str, str]], ti: Any = None) -> dict[str, Any]:
+        """Collect what there is. A row that failed has no result, and keeps its place."""
+        runs = {row["photo"]: ti.xcom_pull(task_ids="relight", map_indexes=index) for index, row in enumerate(rows)}
+        relit = {photo: run for photo, run in runs.items() if run}
+        return {
+            "relit": {photo: run["output_urls"][0] for photo, run in relit.items()},
+            "failed": [photo for photo in runs if photo not in relit],
+            "cost": sum(run["charged_cost"] or 0 for run in relit.values()),
+        }
+
+    @task
+    def all_relit() -> None:
+        """Not run when a row failed, which turns the DAG run red: somebody should look."""
+
+    relight >> [summarize(rows), all_relit()]
+    # [END howto_flora_mapped_results]
+
+
+flora_content_refresh()
