@@ -1,0 +1,108 @@
+"""``python -m airflow_provider_flora.emulator``: the emulator on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from airflow_provider_flora.emulator.catalogue import TECHNIQUES, Technique
+from airflow_provider_flora.emulator.idempotency import WINDOWS
+from airflow_provider_flora.emulator.media import SAMPLES
+from airflow_provider_flora.emulator.server import API_KEY, WEBHOOK_SECRET, Emulator
+
+DEFAULT_PORT = 8765
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted.
+
+    :param arguments: The command line without the program.
+    :return: The exit code.
+    """
+    options = _parser().parse_args(arguments)
+    emulator = Emulator(**vars(options))
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        emulator.start()
+    except ModuleNotFoundError as missing:
+        print(missing, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(_no_socket(error, options.host, options.port), file=sys.stderr)
+        return 1
+    print(_greeting(emulator), flush=True)
+    stopping.wait()
+    emulator.stop()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_provider_flora.emulator",
+        description="A local Flora to develop DAGs against without paying.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=int, default=DEFAULT_PORT, help="port to listen on; 0 takes a free one")
+    add("--run-seconds", type=float, default=8.0, help="how long a run takes; 0: it ends at once")
+    add("--seed", type=int, default=0, help="decides what varies: durations and pictures")
+    add("--api-key", default=API_KEY, help="the key that is good")
+    add("--idempotency", choices=list(WINDOWS), default="docs", help="which account of idempotency holds")
+    add("--idempotency-window", type=float, metavar="SECONDS", help="how long a key is kept")
+    add("--rate-limit", type=float, metavar="N_PER_SECOND", help="requests a second before 429")
+    add("--list-lag", type=float, default=0.0, metavar="SECONDS", help="by how much lists are behind")
+    add("--cost-lag", type=float, default=1.5, metavar="SECONDS", help="how long after its end a charge is unknown")
+    add("--clock-skew", type=float, default=0.0, metavar="SECONDS", help="by how much the clock is ahead")
+    add("--allow-loopback-callbacks", action="store_true", help="take callback URLs on this machine")
+    add("--webhook-secret", default=WEBHOOK_SECRET, metavar="whsec_...", help="what webhooks are signed with")
+    return parser
+
+
+def _greeting(emulator: Emulator) -> str:
+    connection = {"conn_type": "flora", "password": emulator.api_key, "host": emulator.base_url}
+    uri = f"flora://:{quote(emulator.api_key, safe='')}@{quote(emulator.base_url, safe='')}"
+    width = max(len(technique.slug) for technique in TECHNIQUES)
+    return "\n".join(
+        [
+            f"Flora's emulator is at {emulator.base_url}",
+            f"API key: {emulator.api_key}",
+            "",
+            "The connection for Airflow, in either form:",
+            f"  export AIRFLOW_CONN_FLORA_DEFAULT='{uri}'",
+            f"  export AIRFLOW_CONN_FLORA_DEFAULT='{json.dumps(connection)}'",
+            "",
+            "Techniques (a star marks an optional input):",
+            *(_line(technique, width) for technique in TECHNIQUES),
+            "",
+            "Pictures to run them with:",
+            *(f"  {emulator.origin}/media/samples/{name}" for name in SAMPLES),
+            "",
+            f"What happened so far: {emulator.origin}/_emulator/ledger",
+            "Stop it with Ctrl+C.",
+        ]
+    )
+
+
+def _line(technique: Technique, width: int) -> str:
+    inputs = ", ".join(f"{slot.id}{'*' * slot.optional} ({slot.type})" for slot in technique.inputs)
+    return f"  {technique.slug:{width}}  ${technique.run_cost:.2f}  {technique.name}: {inputs}"
+
+
+def _no_socket(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} is taken: choose another with --port, or a free one with --port 0."
+    return f"Cannot listen on {host}:{port}: {os.strerror(error.errno) if error.errno else error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""What happened: requests, answers, connections, faults, deliveries, and what the runs cost.
+
+The tests' witness. It records and counts; it decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from airflow_provider_flora.emulator.runs import Run
+
+
+class Ledger:
+    """The emulator's books."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Open new books."""
+        self.requests: Counter[str] = Counter()
+        self.responses: Counter[str] = Counter()
+        self.faults_fired: Counter[str] = Counter()
+        self.deliveries: list[dict[str, Any]] = []
+        self.connections = 0
+
+    def as_json(self, runs: Iterable[Run], now: float, *, with_runs: bool) -> dict[str, Any]:
+        """The books, as plain JSON.
+
+        :param runs: Every run there is.
+        :param now: Unix milliseconds.
+        :param with_runs: Also list the runs one by one.
+        """
+        own = [run for run in runs if not run.foreign]
+        charges = [run.technique.run_cost for run in own if run.status_at(now) == "completed"]
+        return {
+            **({"runs": [_run_as_json(run, now) for run in own]} if with_runs else {}),
+            "started_runs": len(own),
+            "charged_runs": len(charges),
+            "charged_total": round(sum(charges), 6),
+            "requests": dict(self.requests),
+            "responses": dict(self.responses),
+            "connections": self.connections,
+            "faults_fired": dict(self.faults_fired),
+            "deliveries": [*self.deliveries],
+        }
+
+
+def _run_as_json(run: Run, now: float) -> dict[str, Any]:
+    status = run.status_at(now)
+    return {
+        "run_id": run.run_id,
+        "technique_id": run.technique.technique_id,
+        "inputs": list(run.inputs),
+        "idempotency_key": run.idempotency_key,
+        "status": status,
+        "created_at": run.created_at,
+        "charged": run.charged_at(now),
+        "error_code": run.failure[0] if run.failure and status == "failed" else None,
+    }

@@ -1,0 +1,131 @@
+"""The files that runs give, and the samples to run techniques with.
+
+They are made when they are asked for, and come out the same each time. How they are made is the business of
+``pictures.py``, ``samples.py``, ``films.py``, ``sounds.py`` and ``papers.py``, which alone need the extra.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from airflow_provider_flora.emulator.catalogue import Slot
+from airflow_provider_flora.emulator.clock import Clock
+from airflow_provider_flora.emulator.history import History
+from airflow_provider_flora.emulator.runs import EXTENSIONS, Run
+from airflow_provider_flora.emulator.texts import text_inputs
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CONTENT_TYPES = {
+    "png": "image/png",
+    "mp4": "video/mp4",
+    "wav": "audio/wav",
+    "pdf": "application/pdf",
+}
+SAMPLES = ("sneaker.png", "lamp.png", "mug.png", "chair.png", "clip.mp4")
+_CACHED = 64
+_FILM_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A file."""
+
+    content: bytes
+    content_type: str
+
+
+class Media:
+    """Everything under ``/media/``.
+
+    :param history: The runs whose outputs these are.
+    :param clock: Tells whether a run has ended.
+    :param seed: Decides how they look.
+    """
+
+    def __init__(self, history: History, clock: Clock, seed: int) -> None:
+        self._history = history
+        self._clock = clock
+        self._seed = seed
+        # One thread: the API goes on answering while a film is made, and no file is made twice.
+        self._studio: ThreadPoolExecutor | None = None
+        self._made = lru_cache(maxsize=_CACHED)(self._make)
+
+    async def read(self, path: str) -> Medium | None:
+        """The file at that path, which is what follows ``/media/``; ``None`` when there is none.
+
+        :param path: ``samples/…`` or ``{run_id}/{output_id}.{ext}``.
+        """
+        if not self._exists(path):
+            return None
+        if self._studio is None:
+            self._studio = ThreadPoolExecutor(1, "flora-studio")
+        content = await asyncio.get_running_loop().run_in_executor(self._studio, self._made, path)
+        return Medium(content, CONTENT_TYPES[path.rpartition(".")[2]])
+
+    def close(self) -> None:
+        """End the thread that makes files."""
+        if self._studio is not None:
+            self._studio.shutdown()
+            self._studio = None
+
+    def _exists(self, path: str, before: float = math.inf) -> bool:
+        folder, _, name = path.partition("/")
+        return name in SAMPLES if folder == "samples" else self._find(path, before) is not None
+
+    def _find(self, path: str, before: float) -> tuple[Run, Slot] | None:
+        """The ended run, older than that number, and its output, which the path names."""
+        run_id, _, name = path.partition("/")
+        output_id, _, extension = name.rpartition(".")
+        run = self._history.get(run_id)
+        if run is None or run.number >= before or run.status_at(self._clock.now()) != "completed":
+            return None
+        slot = run.technique.output(output_id)
+        return (run, slot) if slot and EXTENSIONS.get(slot.type) == extension else None
+
+    def _make(self, path: str) -> bytes:
+        from airflow_provider_flora.emulator import films, papers, pictures, samples, sounds
+
+        found = self._find(path, math.inf)
+        if found is None:
+            return films.sample_clip() if path.endswith(".mp4") else samples.sample(path.removeprefix("samples/"))
+        run, slot = found
+        look = pictures.Look(
+            seed=repr([self._seed, run.technique.slug, slot.id, text_inputs(run.inputs)]),
+            title=run.technique.name,
+            label=slot.name if len(run.technique.outputs) > 1 else "",
+            texts=text_inputs(run.inputs),
+            photos=self._photos(run),
+            size=pictures.size(slot.specified_aspect_ratio),
+        )
+        if slot.type == "videoUrl":
+            return films.film(look, slot.specified_duration or _FILM_SECONDS)
+        if slot.type == "audioUrl":
+            return sounds.recording(look.seed, slot.specified_duration or _FILM_SECONDS)
+        if slot.type == "documentUrl":
+            return papers.paper(look)
+        return pictures.as_png(pictures.picture(look))
+
+    def _photos(self, run: Run) -> list[Image]:
+        """The inputs of a run that are the emulator's own pictures or films; of a film its first frame."""
+        from airflow_provider_flora.emulator import films, pictures
+
+        photos = []
+        for item in run.inputs:
+            parts = urlsplit(item["value"]) if item["type"] in ("imageUrl", "videoUrl") else None
+            # Only the emulator's own media are taken by plain HTTP. An input is older than its run, so that
+            # no run can be drawn from itself.
+            if parts is None or parts.scheme != "http" or not parts.path.startswith("/media/"):
+                continue
+            path = parts.path.removeprefix("/media/")
+            if self._exists(path, run.number):
+                content = self._made(path)
+                photos.append(films.first_frame(content) if path.endswith(".mp4") else pictures.from_png(content))
+        return photos

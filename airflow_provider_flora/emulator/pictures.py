@@ -1,0 +1,266 @@
+"""Draws what a technique "generates": a still that shows what was asked for.
+
+Words are drawn as words. A photo that the run was given is pasted in and visibly relit, so that a chain of
+techniques can be followed by eye.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
+
+Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+_SIZES = {"1:1": (768, 768), "4:5": (720, 900), "16:9": (960, 540), "9:16": (540, 960)}
+# Each palette goes from shadow over midtone to light, then an accent for what must be read.
+_PALETTES: tuple[tuple[Colour, Colour, Colour, Colour], ...] = (
+    ((24, 26, 44), (92, 74, 130), (244, 178, 148), (255, 214, 170)),
+    ((15, 34, 40), (38, 104, 108), (214, 226, 190), (250, 240, 200)),
+    ((38, 20, 26), (146, 58, 62), (246, 190, 120), (255, 224, 178)),
+    ((18, 22, 34), (66, 92, 140), (206, 220, 236), (240, 246, 255)),
+    ((30, 30, 26), (110, 112, 84), (236, 224, 196), (255, 246, 222)),
+    ((34, 16, 44), (124, 50, 118), (246, 158, 174), (255, 214, 226)),
+)
+_LIGHTS: tuple[tuple[tuple[str, ...], Colour], ...] = (
+    (("gold", "sunset", "warm", "candle", "autumn", "amber"), (255, 190, 96)),
+    (("neon", "pink", "magenta", "club"), (255, 92, 190)),
+    (("moon", "blue", "night", "cold", "winter"), (110, 160, 255)),
+    (("overcast", "soft", "grey", "gray", "cloud"), (206, 214, 222)),
+    (("green", "forest", "jungle", "moss"), (150, 226, 140)),
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a picture shows.
+
+    :param seed: Decides palette and composition.
+    :param title: The name of the technique.
+    :param label: Which of several outputs it is.
+    :param texts: The words that the run was given, by slot.
+    :param photos: The photos that it was given.
+    :param size: In pixels.
+    """
+
+    seed: str
+    title: str
+    label: str = ""
+    texts: dict[str, str] = field(default_factory=dict)
+    photos: list[Image.Image] = field(default_factory=list)
+    size: tuple[int, int] = _SIZES["1:1"]
+
+    def smaller(self, longest: int) -> Look:
+        """The same, with a longest side of so many pixels, and even ones, as films need."""
+        scale = longest / max(self.size)
+        width, height = (2 * round(side * scale / 2) for side in self.size)
+        return replace(self, size=(width, height))
+
+
+def size(aspect_ratio: str | None) -> tuple[int, int]:
+    """The size in pixels for an aspect ratio such as ``16:9``; square for an unknown one.
+
+    :param aspect_ratio: As a slot specifies it.
+    """
+    return _SIZES.get(aspect_ratio or "", _SIZES["1:1"])
+
+
+def as_png(image: Image.Image) -> bytes:
+    """The image as a PNG file.
+
+    :param image: Any image.
+    """
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=4)
+    return file.getvalue()
+
+
+def from_png(content: bytes) -> Image.Image:
+    """The image in a file.
+
+    :param content: The file.
+    """
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def picture(look: Look) -> Image.Image:
+    """Draw the still.
+
+    :param look: What it shows.
+    """
+    chance = Random(look.seed)
+    palette = chance.choice(_PALETTES)
+    canvas = _backdrop(chance, palette, look.size)
+    width, height = look.size
+    margin = min(look.size) // 16
+    caption = [f"{slot}: {words}" for slot, words in look.texts.items()]
+    top = margin
+    if look.photos:
+        words = " ".join(look.texts.values()).lower()
+        light, from_left = (
+            _light(words, chance),
+            "left" in words or ("right" not in words and chance.random() < 0.5),
+        )
+        for photo, (left, right) in zip(look.photos, _columns(width, len(look.photos)), strict=True):
+            canvas.paste(_relit(_framed(photo, (right - left, height)), light, from_left), (left, 0))
+        top = round(height * (0.72 if caption else 0.86))
+        _darken(canvas, top - 2 * margin)
+    else:
+        _ornament(canvas, chance, palette)
+        caption = list(look.texts.values()) if len(look.texts) == 1 else caption
+    _letter(canvas, look, caption, palette, (margin, top, width - margin, height - margin))
+    return canvas
+
+
+@lru_cache(maxsize=64)
+def _font(pixels: int, latin: bool) -> Font:
+    # Pillow's own font is handsome and always there, but Latin only.
+    if not latin:
+        try:
+            return ImageFont.truetype("DejaVuSans.ttf", pixels)
+        except OSError:
+            pass
+    return ImageFont.load_default(pixels)
+
+
+def font(pixels: int, text: str = "") -> Font:
+    """A font that has the letters of that text.
+
+    :param pixels: Its size.
+    :param text: What is to be written.
+    """
+    return _font(pixels, all(ord(letter) < 0x250 or 0x2010 <= ord(letter) <= 0x2026 for letter in text))
+
+
+def wrapped(text: str, face: Font, width: int) -> list[str]:
+    """The text in lines no wider than that; a word that is wider is broken.
+
+    :param text: Any text.
+    :param face: What it is written in.
+    :param width: In pixels.
+    """
+    lines = []
+    for paragraph in text.splitlines() or [""]:
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}" if line else word
+            if face.getlength(longer) <= width:
+                line = longer
+                continue
+            if line:
+                lines.append(line)
+            while face.getlength(word) > width and len(word) > 1:
+                cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or face.getlength(word[:n]) <= width)
+                lines.append(word[:cut])
+                word = word[cut:]
+            line = word
+        lines.append(line)
+    return lines
+
+
+def _letter(
+    canvas: Image.Image,
+    look: Look,
+    caption: list[str],
+    palette: tuple[Colour, ...],
+    box: tuple[int, int, int, int],
+) -> None:
+    """Write the title and, as large as fits, the words into the box."""
+    left, top, right, bottom = box
+    draw = ImageDraw.Draw(canvas)
+    small = max(14, min(canvas.size) // 34)
+    heading = look.title.upper() + (f"  ·  {look.label}" if look.label else "")
+    draw.text((left, top), heading, fill=palette[3], font=_font(small, True))
+    top += round(small * 1.7)
+    text = "\n".join(caption)
+    largest = min(canvas.size) // (24 if look.photos else 12)
+    for pixels in range(largest, 11, -2):
+        face = font(pixels, text)
+        lines = wrapped(text, face, right - left)
+        room = max(1, int((bottom - top) // (pixels * 1.3)))
+        if len(lines) <= room:
+            break
+    else:
+        lines = [*lines[: room - 1], lines[room - 1][:-1] + "…"]
+    for place, line in enumerate(lines):
+        draw.text((left, top + round(place * pixels * 1.3)), line, fill=(255, 255, 255), font=face)
+
+
+def _backdrop(chance: Random, palette: tuple[Colour, ...], size: tuple[int, int]) -> Image.Image:
+    """A soft gradient with a few glows in it, dark enough to read white words on."""
+    small = (size[0] // 6, size[1] // 6)
+    slope = Image.linear_gradient("L").rotate(chance.choice((0, 180)) + chance.uniform(-25, 25), expand=True)
+    slope = slope.crop((64, 64, slope.width - 64, slope.height - 64)).resize(small)
+    scene = ImageOps.colorize(slope, _rgb(palette[0]), _rgb(palette[1]))
+    draw = ImageDraw.Draw(scene, "RGBA")
+    for _ in range(4):
+        radius = chance.uniform(0.12, 0.3) * max(small)
+        x, y = chance.uniform(0, small[0]), chance.uniform(0, small[1])
+        glow = (*chance.choice(palette[1:3]), chance.randint(30, 80))
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=glow)
+    return scene.filter(ImageFilter.GaussianBlur(max(small) / 14)).resize(size, Image.Resampling.BICUBIC)
+
+
+def _ornament(canvas: Image.Image, chance: Random, palette: tuple[Colour, ...]) -> None:
+    """A quiet still life in the lower half: a sun or moon, and hills or plinths before it."""
+    width, height = canvas.size
+    scene = Image.new("RGBA", (2 * width, 2 * height))
+    draw = ImageDraw.Draw(scene)
+    radius = chance.uniform(0.2, 0.3) * min(scene.size)
+    x, y = chance.uniform(0.3, 0.7) * scene.width, 0.68 * scene.height
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(*palette[2], 235))
+    for layer, share in enumerate((0.74, 0.83, 0.92)):
+        tone = tuple(round(a + (b - a) * (0.75 - 0.3 * layer)) for a, b in zip(palette[0], palette[1], strict=True))
+        centre, reach = chance.uniform(0, 1) * scene.width, chance.uniform(0.7, 1.1) * scene.width
+        crest, base = share * scene.height, 1.6 * scene.height
+        draw.ellipse((centre - reach, crest, centre + reach, base), fill=(*tone, 255))
+    scene = scene.resize(canvas.size, Image.Resampling.LANCZOS)
+    canvas.paste(scene, (0, 0), scene)
+
+
+def _columns(width: int, count: int) -> list[tuple[int, int]]:
+    return [(width * place // count, width * (place + 1) // count) for place in range(count)]
+
+
+def _light(words: str, chance: Random) -> Colour:
+    """The colour of the light that the words ask for."""
+    for names, colour in _LIGHTS:
+        if any(name in words.lower() for name in names):
+            return colour
+    return chance.choice(_LIGHTS)[1]
+
+
+def _framed(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The whole photo in that size; what it leaves free is filled with a blur of it."""
+    ground = ImageOps.fit(photo, size).filter(ImageFilter.GaussianBlur(min(size) // 12))
+    whole = ImageOps.contain(photo, size)
+    ground.paste(whole, ((size[0] - whole.width) // 2, (size[1] - whole.height) // 2))
+    return ground
+
+
+def _relit(photo: Image.Image, light: Colour, from_left: bool) -> Image.Image:
+    """The photo under a new light that falls from one side and leaves the other in shadow."""
+    width, height = photo.size
+    beam = ImageOps.invert(Image.radial_gradient("L").resize((2 * width, 2 * height)))
+    left = round(width * (0.8 if from_left else 0.2))
+    beam = beam.crop((left, round(0.7 * height), left + width, round(1.7 * height)))
+    shade = ImageOps.colorize(beam, _rgb((40, 42, 72)), _rgb((255, 255, 255)), mid=_rgb(light), midpoint=150)
+    glow = ImageOps.colorize(beam, "#000000", _rgb(tuple(part // 8 for part in light)))
+    lit = ImageEnhance.Contrast(photo).enhance(1.12)
+    return ImageChops.add(ImageChops.multiply(lit, shade), glow)
+
+
+def _darken(canvas: Image.Image, top: int) -> None:
+    """Let the picture sink into the dark from there down, so that white words can be read on it."""
+    width, height = canvas.size
+    fade = Image.linear_gradient("L").resize((width, height - top)).point(lambda level: min(215, level * 5 // 3))
+    canvas.paste((12, 12, 18), (0, top), fade)
+
+
+def _rgb(colour: tuple[Any, ...]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

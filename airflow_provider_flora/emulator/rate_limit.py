@@ -1,0 +1,29 @@
+"""How fast is too fast: a token bucket."""
+
+from __future__ import annotations
+
+import math
+import time
+
+
+class TokenBucket:
+    """So many requests a second; what was saved in a quiet second may be spent in the next.
+
+    :param per_second: The rate, and the size of the bucket, which holds at least one.
+    """
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._size = max(1.0, per_second)
+        self._tokens = self._size
+        self._filled_at = time.monotonic()
+
+    def take(self) -> int | None:
+        """Take one token: ``None`` when there was one, else the whole seconds until there is."""
+        now = time.monotonic()
+        self._tokens = min(self._size, self._tokens + (now - self._filled_at) * self._per_second)
+        self._filled_at = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return None
+        return max(1, math.ceil((1 - self._tokens) / self._per_second))
