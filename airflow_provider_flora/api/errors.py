@@ -2,6 +2,8 @@
 
     FloraError
     ├── FloraSettingsError      the connection cannot be used as it is
+    ├── FloraParameterError     a parameter cannot be used; nothing was sent
+    ├── FloraPriceError         the technique costs more than it may; nothing was sent
     ├── FloraInputError         the inputs do not fit the technique; nothing was sent
     ├── FloraConnectionError    no answer: the network, a time-out, a broken answer
     │   └── FloraTimeoutError   no answer in time: the request may still be at work
@@ -130,6 +132,21 @@ class FloraError(Exception):
 
 class FloraSettingsError(FloraError):
     """The connection cannot be used as it is."""
+
+
+class FloraParameterError(FloraError):
+    """A parameter cannot be used as it is. Nothing was sent."""
+
+
+class FloraPriceError(FloraError):
+    """The technique costs more than it may. Nothing was started."""
+
+    def __init__(self, technique_id: str, run_cost: float | None, limit: float) -> None:
+        price = "an unknown price" if run_cost is None else f"{run_cost:g} USD"
+        super().__init__(
+            f"A run of technique {technique_id!r} costs {price}, more than max_run_cost={limit:g} USD allows; "
+            "nothing was started or charged. Raise max_run_cost or choose another technique."
+        )
 
 
 class FloraInputError(FloraError):
