@@ -1,4 +1,4 @@
-"""Makes films: a still through which a camera and a light move. And opens them again."""
+"""Makes films: a still through which a camera and a light move."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import av
 from PIL import Image, ImageChops, ImageOps
 
-from airflow_provider_flora.emulator.pictures import Look, picture
+from airflow_provider_flora.emulator.pictures import Look, lettering, scene
 from airflow_provider_flora.emulator.samples import sample_picture
 
 FRAMES_A_SECOND = 24
@@ -22,7 +22,8 @@ def film(look: Look, seconds: float) -> bytes:
     :param look: What it shows.
     :param seconds: How long it is.
     """
-    return _encode(_moving(picture(look.smaller(_LONGEST_SIDE)), round(seconds * FRAMES_A_SECOND)))
+    look = look.smaller(_LONGEST_SIDE)
+    return _encode(_lettered(_moving(scene(look), round(seconds * FRAMES_A_SECOND)), lettering(look)))
 
 
 def sample_clip() -> bytes:
@@ -31,30 +32,25 @@ def sample_clip() -> bytes:
     return _encode(_moving(still, 2 * FRAMES_A_SECOND))
 
 
-def first_frame(content: bytes) -> Image.Image:
-    """The first picture of a film.
-
-    :param content: The film.
-    """
-    with av.open(io.BytesIO(content)) as container:
-        image: Image.Image = next(container.decode(video=0)).to_image()
-        return image
-
-
-def _moving(still: Image.Image, count: int) -> Iterator[Image.Image]:
+def _moving(ground: Image.Image, count: int) -> Iterator[Image.Image]:
     """Frames: a slow push in, while a light passes over the scene."""
-    width, height = still.size
-    beam = ImageOps.invert(Image.radial_gradient("L")).resize((width, height)).point(lambda level: level // 5)
+    width, height = ground.size
+    beam = ImageOps.invert(Image.radial_gradient("L")).resize(ground.size).point(lambda level: level // 5)
     for number in range(count):
         share = number / max(1, count - 1)
-        inset = 0.04 * share
-        frame = still.resize(
-            still.size,
-            Image.Resampling.BILINEAR,
-            box=(width * inset, height * inset, width * (1 - inset), height * (1 - inset)),
-        )
+        x, y = 0.05 * share * width, 0.05 * share * height
+        frame = ground.resize(ground.size, Image.Resampling.BILINEAR, box=(x, y, width - x, height - y))
         sweep = ImageChops.offset(beam, round(width * (share - 0.5)), round(height * 0.2 * math.sin(3 * share)))
         yield ImageChops.add(frame, Image.merge("RGB", (sweep, sweep, sweep)))
+
+
+def _lettered(frames: Iterator[Image.Image], words: Image.Image) -> Iterator[Image.Image]:
+    """The frames under words that stand still."""
+    for frame in frames:
+        canvas = Image.new("RGB", words.size)
+        canvas.paste(frame, (0, 0))
+        canvas.paste(words, (0, 0), words)
+        yield canvas
 
 
 def _video_frame(image: Image.Image) -> av.VideoFrame:

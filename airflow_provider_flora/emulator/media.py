@@ -23,6 +23,8 @@ from airflow_provider_flora.emulator.texts import text_inputs
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from airflow_provider_flora.emulator.pictures import Look
+
 CONTENT_TYPES = {
     "png": "image/png",
     "mp4": "video/mp4",
@@ -95,9 +97,21 @@ class Media:
 
         found = self._find(path, math.inf)
         if found is None:
-            return films.sample_clip() if path.endswith(".mp4") else samples.sample(path.removeprefix("samples/"))
-        run, slot = found
-        look = pictures.Look(
+            return films.sample_clip() if path.endswith(".mp4") else samples.sample(_product(path))
+        look, slot = self._look(*found), found[1]
+        seconds = slot.specified_duration or _FILM_SECONDS
+        if slot.type == "videoUrl":
+            return films.film(look, seconds)
+        if slot.type == "audioUrl":
+            return sounds.recording(look.seed, seconds)
+        if slot.type == "documentUrl":
+            return papers.paper(look)
+        return pictures.as_png(pictures.picture(look))
+
+    def _look(self, run: Run, slot: Slot) -> Look:
+        from airflow_provider_flora.emulator import pictures
+
+        return pictures.Look(
             seed=repr([self._seed, run.technique.slug, slot.id, text_inputs(run.inputs)]),
             title=run.technique.name,
             label=slot.name if len(run.technique.outputs) > 1 else "",
@@ -105,27 +119,26 @@ class Media:
             photos=self._photos(run),
             size=pictures.size(slot.specified_aspect_ratio),
         )
-        if slot.type == "videoUrl":
-            return films.film(look, slot.specified_duration or _FILM_SECONDS)
-        if slot.type == "audioUrl":
-            return sounds.recording(look.seed, slot.specified_duration or _FILM_SECONDS)
-        if slot.type == "documentUrl":
-            return papers.paper(look)
-        return pictures.as_png(pictures.picture(look))
 
     def _photos(self, run: Run) -> list[Image]:
-        """The inputs of a run that are the emulator's own pictures or films; of a film its first frame."""
-        from airflow_provider_flora.emulator import films, pictures
+        """What the run was given to see, of the emulator's own media: their scenes, without words on them."""
+        from airflow_provider_flora.emulator import pictures, samples
 
         photos = []
         for item in run.inputs:
-            parts = urlsplit(item["value"]) if item["type"] in ("imageUrl", "videoUrl") else None
-            # Only the emulator's own media are taken by plain HTTP. An input is older than its run, so that
-            # no run can be drawn from itself.
-            if parts is None or parts.scheme != "http" or not parts.path.startswith("/media/"):
+            # Only the emulator's own media are taken by plain HTTP.
+            if item["type"] == "text" or not item["value"].startswith("http:"):
                 continue
-            path = parts.path.removeprefix("/media/")
-            if self._exists(path, run.number):
-                content = self._made(path)
-                photos.append(films.first_frame(content) if path.endswith(".mp4") else pictures.from_png(content))
+            path = urlsplit(item["value"]).path.removeprefix("/media/")
+            # An input is older than its run, so that no run can be drawn from itself.
+            if found := self._find(path, run.number):
+                photos.append(pictures.scene(self._look(*found)))
+            elif self._exists(path, run.number):
+                photos.append(samples.sample_picture(_product(path)))
         return photos
+
+
+def _product(path: str) -> str:
+    """What a sample shows."""
+    name = path.removeprefix("samples/")
+    return "sneaker" if name == "clip.mp4" else name.partition(".")[0]

@@ -35,6 +35,9 @@ _LIGHTS: tuple[tuple[tuple[str, ...], Colour], ...] = (
     (("green", "forest", "jungle", "moss"), (150, 226, 140)),
 )
 
+_PHOTO_SHARE = 0.76
+"""How much of the height photos take; the rest is for words."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -80,41 +83,61 @@ def as_png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def from_png(content: bytes) -> Image.Image:
-    """The image in a file.
-
-    :param content: The file.
-    """
-    return Image.open(io.BytesIO(content)).convert("RGB")
-
-
 def picture(look: Look) -> Image.Image:
-    """Draw the still.
+    """Draw the still: the scene and the words.
 
     :param look: What it shows.
     """
-    chance = Random(look.seed)
-    palette = chance.choice(_PALETTES)
-    canvas = _backdrop(chance, palette, look.size)
+    canvas = Image.new("RGB", look.size)
+    canvas.paste(scene(look), (0, 0))
+    words = lettering(look)
+    canvas.paste(words, (0, 0), words)
+    return canvas
+
+
+def scene(look: Look) -> Image.Image:
+    """Draw the still without its words: the photos under a new light, or a still life.
+
+    :param look: What it shows.
+    """
+    chance, palette = _taste(look)
+    if not look.photos:
+        ground = _backdrop(chance, palette, look.size)
+        _ornament(ground, chance, palette)
+        return ground
+    width, height = look.size[0], round(look.size[1] * _PHOTO_SHARE)
+    words = " ".join(look.texts.values()).lower()
+    light, from_left = _light(words, chance), "left" in words or ("right" not in words and chance.random() < 0.5)
+    ground = Image.new("RGB", (width, height))
+    for photo, (left, right) in zip(look.photos, _columns(width, len(look.photos)), strict=True):
+        ground.paste(_relit(_framed(photo, (right - left, height)), light, from_left), (left, 0))
+    return ground
+
+
+def lettering(look: Look) -> Image.Image:
+    """The words, to be laid over the scene; what has photos has them on a band of their own.
+
+    :param look: What it shows.
+    """
+    palette = _taste(look)[1]
     width, height = look.size
     margin = min(look.size) // 16
+    layer = Image.new("RGBA", look.size)
     caption = [f"{slot}: {words}" for slot, words in look.texts.items()]
     top = margin
     if look.photos:
-        words = " ".join(look.texts.values()).lower()
-        light, from_left = (
-            _light(words, chance),
-            "left" in words or ("right" not in words and chance.random() < 0.5),
-        )
-        for photo, (left, right) in zip(look.photos, _columns(width, len(look.photos)), strict=True):
-            canvas.paste(_relit(_framed(photo, (right - left, height)), light, from_left), (left, 0))
-        top = round(height * (0.72 if caption else 0.86))
-        _darken(canvas, top - 2 * margin)
-    else:
-        _ornament(canvas, chance, palette)
-        caption = list(look.texts.values()) if len(look.texts) == 1 else caption
-    _letter(canvas, look, caption, palette, (margin, top, width - margin, height - margin))
-    return canvas
+        band = round(height * _PHOTO_SHARE)
+        ImageDraw.Draw(layer).rectangle((0, band, width, height), fill=(*palette[0], 255))
+        top = band + margin // 2
+    elif len(look.texts) == 1:
+        caption = list(look.texts.values())
+    _letter(layer, look, caption, palette, (margin, top, width - margin, height - margin // 2))
+    return layer
+
+
+def _taste(look: Look) -> tuple[Random, tuple[Colour, ...]]:
+    chance = Random(look.seed)
+    return chance, chance.choice(_PALETTES)
 
 
 @lru_cache(maxsize=64)
@@ -236,10 +259,17 @@ def _light(words: str, chance: Random) -> Colour:
 
 
 def _framed(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The whole photo in that size; what it leaves free is filled with a blur of it."""
-    ground = ImageOps.fit(photo, size).filter(ImageFilter.GaussianBlur(min(size) // 12))
+    """The whole photo in that size; what it leaves free is filled with a blur of it, without a seam."""
+    ground = ImageOps.fit(photo, size).filter(ImageFilter.GaussianBlur(min(size) // 6))
     whole = ImageOps.contain(photo, size)
-    ground.paste(whole, ((size[0] - whole.width) // 2, (size[1] - whole.height) // 2))
+    place = ((size[0] - whole.width) // 2, (size[1] - whole.height) // 2)
+    seam = min(size) // 16
+    mask = Image.new("L", size)
+    free = [seam if gap else 0 for gap in place]
+    edges = (place[0] + free[0], place[1] + free[1], size[0] - place[0] - free[0], size[1] - place[1] - free[1])
+    mask.paste(255, edges)
+    mask = mask.filter(ImageFilter.GaussianBlur(seam // 3)) if any(free) else mask
+    ground.paste(whole, place, mask.crop((*place, place[0] + whole.width, place[1] + whole.height)))
     return ground
 
 
@@ -253,13 +283,6 @@ def _relit(photo: Image.Image, light: Colour, from_left: bool) -> Image.Image:
     glow = ImageOps.colorize(beam, "#000000", _rgb(tuple(part // 8 for part in light)))
     lit = ImageEnhance.Contrast(photo).enhance(1.12)
     return ImageChops.add(ImageChops.multiply(lit, shade), glow)
-
-
-def _darken(canvas: Image.Image, top: int) -> None:
-    """Let the picture sink into the dark from there down, so that white words can be read on it."""
-    width, height = canvas.size
-    fade = Image.linear_gradient("L").resize((width, height - top)).point(lambda level: min(215, level * 5 // 3))
-    canvas.paste((12, 12, 18), (0, top), fade)
 
 
 def _rgb(colour: tuple[Any, ...]) -> str:

@@ -12,12 +12,12 @@ _SIDE = 640
 _SCALE = 3  # drawn larger and reduced, for smooth edges
 
 
-def sample(name: str) -> bytes:
+def sample(product: str) -> bytes:
     """A sample as a PNG file.
 
-    :param name: ``sneaker.png`` and so on.
+    :param product: ``sneaker``, ``lamp``, ``mug`` or ``chair``.
     """
-    return as_png(sample_picture(name.removesuffix(".png")))
+    return as_png(sample_picture(product))
 
 
 def sample_picture(product: str) -> Image.Image:
