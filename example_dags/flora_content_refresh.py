@@ -1,6 +1,6 @@
 """Relight the photo of every product each day, several at a time.
 
-Each product is a task of its own: one that fails is retried alone, and does not take the others' results away.
+Each product is a task of its own: one that fails is retried alone, and does not take the others' results away. Unpausing this DAG starts, and pays for, the run of the last day.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ def serve(home: Path, emulator: EmulatorProcess) -> None:
         REPOSITORY / "example_dags",
         env={
             "AIRFLOW_CONN_FLORA_DEFAULT": json.dumps(connection),
+            "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
             "FLORA_MEDIA_BASE": f"{emulator.origin}/media/samples",
         },
         database_cache=PLACE / "empty-databases",

@@ -121,14 +121,17 @@ def choose_technique(client: FloraClient, emulated: bool) -> Technique:
 
 def choose_inputs(technique: Technique, settings: ClientSettings) -> dict[str, str]:
     """The inputs that were given, else a sample text for each that is required; checked before anything starts."""
-    inputs: Any = {slot.id: SAMPLE_TEXT for slot in technique.inputs if not slot.optional and slot.type == "text"}
+    inputs: dict[str, str] = {
+        slot.id: SAMPLE_TEXT for slot in technique.inputs if not slot.optional and slot.type == "text"
+    }
     if given := os.environ.get("INPUTS"):
         try:
-            inputs = json.loads(given)
+            wanted = json.loads(given)
         except ValueError as error:
             raise DemoError(f"INPUTS is not JSON: {error}") from None
-        if not isinstance(inputs, dict):
+        if not isinstance(wanted, dict):
             raise DemoError('INPUTS must be an object of values by input id: {"prompt": "..."}')
+        inputs = wanted
     check_inputs(inputs, technique, on_own_origin=settings.on_own_origin)
     return inputs
 
@@ -150,6 +153,7 @@ def ask(technique: Technique) -> None:
 
 def watch(airflow: LocalAirflow, client: FloraClient, technique: Technique, run_id: str) -> str:
     """Tell what happens until the DAG run has ended; gives its state."""
+    every = 0.5 if client.settings.on_loopback else 3.0  # Flora recommends 2 to 5 s
     told = Told(time.monotonic())
     flora_run_id: str | None = None
     reported = False
@@ -168,7 +172,7 @@ def watch(airflow: LocalAirflow, client: FloraClient, technique: Technique, run_
         return state if state in FINISHED else None
 
     try:
-        state = airflow.wait_until(look, 3900, "the DAG run to end", every=0.5)
+        state = airflow.wait_until(look, 3900, "the DAG run to end", every=every)
     except KeyboardInterrupt:
         if flora_run_id:
             show(f"\n  Stopped here; {flora_run_id} goes on at Flora.")

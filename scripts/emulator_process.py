@@ -10,7 +10,9 @@ from pathlib import Path
 import requests
 from local_airflow import LocalAirflowError, free_port, tail
 
-API_KEY = "sk_test_emulator"
+from airflow_provider_flora.emulator.server import API_KEY
+
+__all__ = ["API_KEY", "EmulatorProcess"]
 
 
 class EmulatorProcess:

@@ -57,6 +57,8 @@ QUICK: Mapping[str, str] = {
     "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "1",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
+    # Unpausing a DAG starts the run of its last interval too. Here runs are started by hand.
+    "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
     "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
     "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
@@ -459,7 +461,7 @@ class LocalAirflow:
         self.wait_until(known, timeout, f"the DAG {dag_id}")
 
     def unpause(self, dag_id: str, *, paused: bool = False) -> None:
-        """Let a DAG run; with `paused=True` the reverse. A DAG with a schedule may start at once."""
+        """Let a DAG run; with `paused=True` the reverse."""
         self.api("PATCH", f"/dags/{dag_id}", body={"is_paused": paused})
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str | None = None) -> str:

@@ -1,0 +1,44 @@
+"""One run through Airflow's real processes: scheduler, triggerer, DAG processor and API server."""
+
+from __future__ import annotations
+
+import json
+
+from conftest import API_KEY
+from local_airflow import LocalAirflow
+
+from airflow_provider_flora.emulator import Emulator
+
+DAG = "flora_quickstart"
+TASK = "run_technique"
+
+
+def test_a_run_is_deferred_and_resumed_and_paid_once(airflow: LocalAirflow, emulator: Emulator) -> None:
+    run_id = airflow.trigger(DAG)
+
+    airflow.wait_for_task_state(DAG, run_id, TASK, "deferred")
+    [started] = emulator.ledger()["runs"]
+    assert started["status"] in ("pending", "running")
+    assert airflow.xcom(DAG, run_id, TASK, "run_id") == started["run_id"]
+    assert airflow.xcom(DAG, run_id, TASK) is None
+
+    assert airflow.wait_for_dag_run(DAG, run_id) == "success"
+    [run] = emulator.ledger()["runs"]
+    assert run["charged"] == 0.09
+    assert airflow.xcom(DAG, run_id, TASK, "output_urls") == [
+        f"{emulator.origin}/media/{started['run_id']}/still.png"
+    ]
+    assert airflow.task_instance(DAG, run_id, TASK).try_number == 1
+    assert_the_key_is_nowhere(airflow, run_id)
+
+
+def assert_the_key_is_nowhere(airflow: LocalAirflow, run_id: str) -> None:
+    """Not in logs, database, rendered fields or XCom, and not in the answers of the REST API."""
+    files = [path for path in airflow.home.rglob("*") if path.is_file()]
+    assert any(path.is_relative_to(airflow.logs) and TASK in str(path) for path in files)
+    assert [path for path in files if API_KEY.encode() in path.read_bytes()] == []
+    for instance in airflow.task_instances(DAG, run_id):
+        entries = f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/{instance.task_id}/xcomEntries"
+        assert API_KEY not in json.dumps(instance.raw)
+        assert API_KEY not in json.dumps(airflow.api("GET", entries))
+        assert API_KEY not in airflow.task_log(DAG, run_id, instance.task_id)
