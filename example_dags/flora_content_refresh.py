@@ -1,6 +1,7 @@
 """Relight the photo of every product each day, several at a time.
 
-Each product is a task of its own: one that fails is retried alone, and does not take the others' results away. Unpausing this DAG starts, and pays for, the run of the last day.
+Each product is a task of its own: one that fails is retried alone, and does not take the others' results away.
+Unpausing this DAG starts, and pays for, the run of the last day.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Param, dag, task
+
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 
 # Flora fetches the photos itself, so they must be on the web: set this to where yours are.

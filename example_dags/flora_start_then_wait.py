@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Param, dag, task
+
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 from airflow_provider_flora.sensors.flora import FloraTechniqueRunSensor
 
