@@ -43,7 +43,8 @@ def refusal(url: str, *, allow_loopback: bool = False) -> str | None:
         return None if _is_public(address) else "Must not point to a private or internal address"
     if host == "localhost" or host in METADATA_HOSTS or host.endswith(INTERNAL_SUFFIXES):
         return "Must not point to an internal host"
-    return None if _NAME.fullmatch(host) and not _NUMBERS.fullmatch(host) else "Must be a valid URL"
+    ends_in_number = _NUMBERS.fullmatch(host.rpartition(".")[2])
+    return None if _NAME.fullmatch(host) and not ends_in_number else "Must be a valid URL"
 
 
 def _address(host: str) -> Address | None:

@@ -176,7 +176,11 @@ class History:
 
     def _insert(self, run: Run, *filters: Filter) -> None:
         for key in filters:
-            insort(self._lists[key], run, key=_ORDER)
+            runs = self._lists[key]
+            if runs and run.order < runs[-1].order:
+                insort(runs, run, key=_ORDER)
+            else:
+                runs.append(run)
 
     def _remove(self, run: Run, *filters: Filter) -> None:
         for key in filters:

@@ -7,6 +7,8 @@ techniques can be followed by eye.
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from random import Random
@@ -37,6 +39,8 @@ _LIGHTS: tuple[tuple[tuple[str, ...], Colour], ...] = (
 
 _PHOTO_SHARE = 0.76
 """How much of the height photos take; the rest is for words."""
+_MOST_LETTERS = 900
+_LEAST_PIXELS = 13
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,20 @@ def font(pixels: int, text: str = "") -> Font:
     return _font(pixels, all(ord(letter) < 0x250 or 0x2010 <= ord(letter) <= 0x2026 for letter in text))
 
 
+class _Lengths(Sequence[float]):
+    """How wide the beginnings of a word are, measured only where somebody looks."""
+
+    def __init__(self, face: Font, word: str) -> None:
+        self._face = face
+        self._word = word
+
+    def __len__(self) -> int:
+        return len(self._word)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._face.getlength(self._word[: place + 1])
+
+
 def wrapped(text: str, face: Font, width: int) -> list[str]:
     """The text in lines no wider than that; a word that is wider is broken.
 
@@ -178,7 +196,7 @@ def wrapped(text: str, face: Font, width: int) -> list[str]:
             if line:
                 lines.append(line)
             while face.getlength(word) > width and len(word) > 1:
-                cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or face.getlength(word[:n]) <= width)
+                cut = max(1, bisect_right(_Lengths(face, word), width))
                 lines.append(word[:cut])
                 word = word[cut:]
             line = word
@@ -201,15 +219,17 @@ def _letter(
     draw.text((left, top), heading, fill=palette[3], font=_font(small, True))
     top += round(small * 1.7)
     text = "\n".join(caption)
-    largest = min(canvas.size) // (24 if look.photos else 12)
-    for pixels in range(largest, 11, -2):
+    text = text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}…"
+    pixels = min(canvas.size) // (24 if look.photos else 12)
+    while True:
         face = font(pixels, text)
         lines = wrapped(text, face, right - left)
         room = max(1, int((bottom - top) // (pixels * 1.3)))
-        if len(lines) <= room:
+        if len(lines) <= room or pixels <= _LEAST_PIXELS:
             break
-    else:
-        lines = [*lines[: room - 1], lines[room - 1][:-1] + "…"]
+        pixels = max(_LEAST_PIXELS, round(pixels * 0.88))
+    if len(lines) > room:
+        lines = [*lines[: room - 1], f"{lines[room - 1][:-1]}…"]
     for place, line in enumerate(lines):
         draw.text((left, top + round(place * pixels * 1.3)), line, fill=(255, 255, 255), font=face)
 

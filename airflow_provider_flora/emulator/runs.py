@@ -9,7 +9,7 @@ asks. Where runs are kept is the business of ``history.py``.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_flora.emulator.catalogue import Technique
@@ -49,11 +49,11 @@ class Run:
     idempotency_key: str | None = None
     callback_url: str | None = None
     foreign: bool = False
+    order: tuple[int, int] = field(init=False)
+    """What history is sorted by."""
 
-    @property
-    def order(self) -> tuple[int, int]:
-        """What history is sorted by."""
-        return self.created_at, self.number
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "order", (self.created_at, self.number))
 
     def status_at(self, now: float) -> str:
         """Its status at that moment, in unix milliseconds."""

@@ -5,16 +5,16 @@ fault "before" → key → rate limit → the operation (faults "during", "start
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 from aiohttp import web
 
 from airflow_provider_flora.emulator.api import Api, Fate, answer_json
-from airflow_provider_flora.emulator.breakage import ConnectionReset, break_answer
+from airflow_provider_flora.emulator.breakage import Answer, ConnectionReset, break_answer
 from airflow_provider_flora.emulator.clock import Clock
 from airflow_provider_flora.emulator.errors import ApiError
-from airflow_provider_flora.emulator.faults import Faults
+from airflow_provider_flora.emulator.faults import Fault, Faults
 from airflow_provider_flora.emulator.ledger import Ledger
 from airflow_provider_flora.emulator.media import Media
 from airflow_provider_flora.emulator.rate_limit import TokenBucket
@@ -22,6 +22,9 @@ from airflow_provider_flora.emulator.rate_limit import TokenBucket
 MAX_BODY = 4 * 1024 * 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Due = Callable[[str], Iterator[Fault]]
+"""The faults that meet a request at a moment of its life."""
+Processor = Callable[[web.Request, Due], Awaitable[web.StreamResponse]]
 
 
 class Service:
@@ -64,7 +67,9 @@ class Service:
         routes.add_get(f"{base}/techniques", self._operation("listTechniques", api.list_techniques))
         routes.add_get(f"{base}/technique-runs", self._operation("listTechniqueRuns", api.list_technique_runs))
         routes.add_get(f"{base}/techniques/{{technique}}", self._operation("getTechnique", api.get_technique))
-        routes.add_post(f"{base}/techniques/{{technique}}/runs", self._operation("startTechniqueRun", self._start))
+        routes.add_post(
+            f"{base}/techniques/{{technique}}/runs", partial(self._serve, "startTechniqueRun", self._start)
+        )
         routes.add_get(
             f"{base}/techniques/{{technique}}/runs/{{run}}",
             self._operation("getTechniqueRun", api.get_technique_run),
@@ -75,7 +80,7 @@ class Service:
         return application
 
     def _operation(self, operation: str, handler: Handler) -> Handler:
-        async def authorised(request: web.Request) -> web.StreamResponse:
+        async def authorised(request: web.Request, due: Due) -> web.StreamResponse:
             self._authorise(request)
             return await handler(request)
 
@@ -91,33 +96,37 @@ class Service:
         if wait is not None:
             raise ApiError(429, headers={"retry-after": str(wait)})
 
-    async def _serve(self, operation: str, handler: Handler, request: web.Request) -> web.StreamResponse:
+    async def _serve(self, operation: str, handler: Processor, request: web.Request) -> web.StreamResponse:
         self._ledger.requests[operation] += 1
         try:
             answer = await self._answer(operation, handler, request)
+        except ApiError as error:
+            answer = _answer_error(error)
         except ConnectionReset:
             self._ledger.responses["reset"] += 1
             return web.Response()
         self._ledger.responses[str(answer.status)] += 1
         return answer
 
-    async def _answer(self, operation: str, handler: Handler, request: web.Request) -> web.StreamResponse:
+    async def _answer(self, operation: str, handler: Processor, request: web.Request) -> web.StreamResponse:
         text = f"{request.path_qs} {(await request.read()).decode(errors='replace')}"
-        request["faults"] = partial(self._faults.due, operation=operation, text=text)
+        due = partial(self._faults.due, operation=operation, text=text)
+        broken = await _broken(due("before"), request)
+        if broken is not None:
+            return broken
         try:
-            answer = await _broken("before", request) or await handler(request)
+            answer = await handler(request, due)
         except ApiError as error:
             answer = _answer_error(error)
-        try:
-            return await _broken("after", request, answer) or answer
-        except ApiError as error:
-            return _answer_error(error)
+        return await _broken(due("after"), request, answer) or answer
 
-    async def _start(self, request: web.Request) -> web.StreamResponse:
+    async def _start(self, request: web.Request, due: Due) -> web.StreamResponse:
+        self._authorise(request)
+
         async def fate() -> Fate:
-            await _broken("during", request)
+            await _broken(due("during"), request)
             ordered: Fate = {}
-            for fault in request["faults"]("start"):
+            for fault in due("start"):
                 if fault.kind == "stall_run":
                     ordered["stalled"] = True
                 else:
@@ -126,7 +135,7 @@ class Service:
 
         return await self._api.start_technique_run(request, fate)
 
-    async def _medium(self, request: web.Request) -> web.StreamResponse:
+    async def _medium(self, request: web.Request, due: Due) -> web.StreamResponse:
         medium = await self._media.read(request.match_info["path"])
         if medium is None:
             raise ApiError(404)
@@ -138,13 +147,12 @@ class Service:
         answer.headers["Date"] = self._clock.date()
 
 
-async def _broken(
-    when: str, request: web.Request, answer: web.StreamResponse | None = None
-) -> web.StreamResponse | None:
-    """The answer after the faults that are due at this moment have had their way with it."""
-    for fault in request["faults"](when):
+async def _broken(faults: Iterator[Fault], request: web.Request, answer: Answer = None) -> Answer:
+    """The answer after these faults; the first that answers an unanswered request is the last to fire."""
+    processed = answer is not None
+    for fault in faults:
         answer = await break_answer(fault, request, answer)
-        if answer is not None and when != "after":
+        if answer is not None and not processed:
             break
     return answer
 
