@@ -132,7 +132,7 @@ class AsyncFloraClient:
         while True:
             outcome: Run | FloraError
             try:
-                outcome = await self._once(request, protocol.read_run)
+                outcome = await self.ask(request, protocol.read_run)
             except FloraError as error:
                 outcome = error
             pause = wait.after(outcome)
@@ -148,9 +148,10 @@ class AsyncFloraClient:
     async def _call(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
         """Send a request and read its answer; again after each transient error."""
         retrying = tenacity.AsyncRetrying(**protocol.retrying(request, self.settings))
-        return await retrying(self._once, request, read)
+        return await retrying(self.ask, request, read)
 
-    async def _once(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
+    async def ask(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
+        """Send a request once and read its answer: for whoever has retry rules of its own."""
         try:
             async with self._session.request(
                 request.method,

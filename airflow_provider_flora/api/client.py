@@ -165,7 +165,7 @@ class FloraClient:
         while True:
             outcome: Run | FloraError
             try:
-                outcome = self._once(request, protocol.read_run)
+                outcome = self.ask(request, protocol.read_run)
             except FloraError as error:
                 outcome = error
             pause = wait.after(outcome)
@@ -180,10 +180,11 @@ class FloraClient:
     def _call(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
         """Send a request and read its answer; again after each transient error."""
         retrying = tenacity.Retrying(**protocol.retrying(request, self.settings))
-        answer: AnswerT = retrying(self._once, request, read)
+        answer: AnswerT = retrying(self.ask, request, read)
         return answer
 
-    def _once(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
+    def ask(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
+        """Send a request once and read its answer: for whoever has retry rules of its own."""
         try:
             with self._session.request(
                 request.method,

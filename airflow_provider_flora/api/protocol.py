@@ -478,6 +478,7 @@ class RunWait:
     :param timeout: seconds from now after which the wait ends; the run goes on.
     :param clock: seconds that only grow.
     :param on_change: is told of the run when its status changes or it has come ten points further.
+    :param jitter: by how much of itself ``poll_interval`` varies, so that waits do not fall into step.
     """
 
     def __init__(
@@ -489,17 +490,19 @@ class RunWait:
         timeout: float,
         clock: Callable[[], float],
         on_change: Callable[[Run], None] | None = None,
+        jitter: float = 0.1,
     ) -> None:
         if not poll_interval > 0:
             raise ValueError(f"poll_interval must be more than 0 seconds, not {poll_interval!r}")
         self.technique_id = technique_id
         self.run_id = run_id
         self.last: Run | None = None
-        self._poll_interval = poll_interval
+        self.poll_interval = poll_interval
         self._clock = clock
         self._began = clock()
         self._timeout = timeout
         self._on_change = on_change
+        self._jitter = jitter
         self._told: tuple[str, float] | None = None
         self._completed_at: float | None = None
         self._errors = 0
@@ -530,8 +533,8 @@ class RunWait:
             self._completed_at = now if self._completed_at is None else self._completed_at
             if run.charged_cost is not None or now - self._completed_at >= COST_GRACE:
                 return None
-            return min(1.0, self._poll_interval)
-        return self._until_next(self._poll_interval * random.uniform(0.9, 1.1))
+            return min(1.0, self.poll_interval)
+        return self._until_next(self.poll_interval * random.uniform(1 - self._jitter, 1 + self._jitter))
 
     def _after_error(self, error: FloraError) -> float | None:
         self._errors += 1
@@ -539,11 +542,11 @@ class RunWait:
             return None  # all but the cost is known
         missing = isinstance(error, FloraAPIError) and error.status == HTTPStatus.NOT_FOUND
         if missing and self.last is None and self._clock() - self._began < NOT_FOUND_GRACE:
-            return self._until_next(self._poll_interval)
+            return self._until_next(self.poll_interval)
         if not error.transient:
             raise error
         asked = min(getattr(error, "retry_after", None) or 0.0, MAX_RETRY_AFTER)
-        return self._until_next(max(asked, backoff(FIRST_BACKOFF, self._errors), self._poll_interval))
+        return self._until_next(max(asked, backoff(FIRST_BACKOFF, self._errors), self.poll_interval))
 
     def _until_next(self, pause: float) -> float:
         left = self._began + self._timeout - self._clock()

@@ -172,7 +172,8 @@ class TaskStateMemory:
         """Keep a record for as long as the task instance can be cleared: it costs a row of 200 bytes."""
         from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-        self._store.set(self._KEY, asdict(record), retention=NEVER_EXPIRE)
+        plain = {**asdict(record), "sent": [list(window) for window in record.sent]}
+        self._store.set(self._KEY, plain, retention=NEVER_EXPIRE)
 
     def new_record(self, digest: str, max_tries: int, window: Window, previous: Record | None) -> Record:
         """Make an intent under a key of its own."""
@@ -321,8 +322,8 @@ class Starter:
                 raise
             raise FloraUnknownStartError(
                 f"An earlier try of this task started {record.run_id}, which Flora does not show to this "
-                "connection now; its key may belong to another workspace than before. Nothing was started. Restore the "
-                "connection, or set adopt_run_id to a run that it shows."
+                "connection now; its key may belong to another workspace than before. Nothing was started. "
+                "Restore the connection, or set adopt_run_id to a run that it shows."
             ) from error
 
     def _start_new(self, previous: Record | None) -> Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,6 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Run
-    from airflow_provider_flora.api.settings import ClientSettings
-
-_CONNECTION_RETRY_S = 5.0
 
 
 class FloraTechniqueRunTrigger(BaseTrigger):
@@ -77,43 +73,18 @@ class FloraTechniqueRunTrigger(BaseTrigger):
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def _finished_run(self) -> Run:
-        from airflow_provider_flora.api.aio import AsyncFloraClient
-        from airflow_provider_flora.api.errors import FloraAPIError
-
-        settings = await self._settings()
-        while True:
-            try:
-                async with AsyncFloraClient(settings) as client:
-                    return await client.wait_for_technique_run(
-                        self.technique_id,
-                        self.run_id,
-                        self.poll_interval,
-                        self.deadline - time.time(),
-                        on_change=self._tell,
-                    )
-            except FloraAPIError as error:
-                if error.status != 401:
-                    raise
-                # The key may have been rotated since the wait began.
-                rejected, settings = settings, await self._settings()
-                if settings.api_key == rejected.api_key:
-                    raise
-
-    async def _settings(self) -> ClientSettings:
-        """Read the connection; a database that is away for a while does not end the wait."""
-        from airflow_provider_flora.api.errors import FloraSettingsError
         from airflow_provider_flora.hooks.flora import FloraHook
+        from airflow_provider_flora.runs.watching import watch
 
-        while True:
-            try:
-                return await FloraHook(self.flora_conn_id).async_settings()
-            except FloraSettingsError:
-                raise
-            except Exception as error:
-                if time.time() >= self.deadline:
-                    raise
-                self.log.warning("Cannot read the connection %s now: %s", self.flora_conn_id, error)
-                await asyncio.sleep(_CONNECTION_RETRY_S)
+        return await watch(
+            self.flora_conn_id,
+            FloraHook(self.flora_conn_id).async_settings,
+            self.technique_id,
+            self.run_id,
+            poll_interval=self.poll_interval,
+            timeout=self.deadline - time.time(),
+            on_change=self._tell,
+        )
 
     def _tell(self, run: Run) -> None:
         self.log.info("%s is %s, %g %%", run.run_id, run.status, run.progress)
