@@ -25,7 +25,7 @@ reads it:
                       never delivered                          result would not be that of the task's inputs
     ================  =======================================  ================================================
 
-A user's clear raises the task instance's ``max_tries``, an automatic retry does not: that is how they differ.
+A user's clear changes the task instance's ``max_tries``, an automatic retry does not: that is how they differ.
 
 Airflow 2.11 to 3.2 have no such store. There the keys are derived from the task instance and its inputs, each try
 begins as UNANSWERED, and what holds is what Flora's idempotency window allows.
@@ -58,7 +58,7 @@ from airflow_provider_flora.api.errors import (
     Remedy,
     remedy_for_run,
 )
-from airflow_provider_flora.api.protocol import new_idempotency_key
+from airflow_provider_flora.api.protocol import NOT_FOUND_GRACE, new_idempotency_key
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
@@ -112,7 +112,7 @@ class Record:
 
     :param key: idempotency key.
     :param digest: of technique, inputs and callback URL.
-    :param max_tries: of the task instance when the intent was written; a user's clear raises it.
+    :param max_tries: of the task instance when the intent was written; a user's clear changes it.
     :param sent: from when to when, in Flora's unix time (s), each sending can have become a run; oldest first.
     """
 
@@ -298,7 +298,7 @@ class Starter:
         return run
 
     def _state(self, record: Record, run: Run | None) -> State:
-        cleared = self._max_tries > record.max_tries
+        cleared = self._cleared_since(record)
         if run is None:
             age = self._flora_now() - record.sent[0][0]
             known = record.digest == self._digest and age < KEY_KEPT_FOR - KEY_MARGIN
@@ -312,11 +312,15 @@ class Starter:
             return State.CHANGED
         return State.COMPLETED if run.completed else State.ACTIVE
 
+    def _cleared_since(self, record: Record) -> bool:
+        # A clear sets it to try_number + retries: that is less than before if the DAG now allows fewer retries.
+        return self._max_tries != record.max_tries
+
     def _run_of(self, record: Record) -> Run | None:
         if record.run_id is None:
             return None
         try:
-            return self._client.get_technique_run(self._technique_id, record.run_id)
+            return self._look(record.run_id, sent_at=record.sent[-1][0])
         except FloraAPIError as error:
             if error.status != 404:
                 raise
@@ -326,6 +330,16 @@ class Starter:
                 "Restore the connection, or set adopt_run_id to a run that it shows."
             ) from error
 
+    def _look(self, run_id: str, sent_at: float) -> Run:
+        """Return a run as it stands; one that was started just now may be missing for a moment."""
+        while True:
+            try:
+                return self._client.get_technique_run(self._technique_id, run_id)
+            except FloraAPIError as error:
+                if error.status != 404 or self._flora_now() - sent_at > NOT_FOUND_GRACE:
+                    raise
+            self._sleep(HISTORY_LAG)
+
     def _start_new(self, previous: Record | None) -> Run:
         self._may_spend()
         record = self._memory.new_record(self._digest, self._max_tries, self._window(), previous)
@@ -333,7 +347,7 @@ class Starter:
         run = self._send(record)
         if self._memory.is_last(record):
             return run
-        run = self._client.get_technique_run(self._technique_id, run.run_id)
+        run = self._look(run.run_id, sent_at=self._flora_now())
         state = self._state(replace(record, run_id=run.run_id), run)
         if state is State.FAILED:
             return self._start_new(record)
@@ -382,7 +396,7 @@ class Starter:
             ) from error
 
     def _start_if_cleared(self, record: Record, run: Run) -> Run:
-        if self._max_tries > record.max_tries:
+        if self._cleared_since(record):
             self._log.info("Leaving %s of an earlier try: the inputs changed and the task was cleared", run.run_id)
             return self._start_new(record)
         raise FloraUnknownStartError(

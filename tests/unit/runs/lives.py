@@ -1,0 +1,159 @@
+"""One task instance as ``runs.starting`` sees it, over tries that may die at any point of a start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fake_task import FakeStore
+
+from airflow_provider_flora.api.client import FloraClient
+from airflow_provider_flora.api.models import Run, RunInput
+from airflow_provider_flora.api.settings import ClientSettings
+from airflow_provider_flora.emulator import Emulator
+from airflow_provider_flora.runs.starting import DerivedMemory, Memory, Starter, TaskStateMemory, mark_delivered
+
+TECHNIQUE = "editorial-still"
+POINTS = ("before the intent", "before the POST", "after the POST", "before the record", "after the record")
+"""Where a try can die: before or after each of the steps of a start."""
+
+log = logging.getLogger("a task")
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class DyingClient(FloraClient):
+    """Dies around the POST, on order."""
+
+    dies: str | None = None
+
+    def start_technique_run(self, *args: Any, **kwargs: Any) -> Run:
+        if self.dies == "before the POST":
+            raise Crash
+        try:
+            return super().start_technique_run(*args, **kwargs)
+        finally:
+            if self.dies == "after the POST":
+                raise Crash  # whatever the answer was
+
+
+class DyingStore:
+    """A store in whose writes a process dies, on order."""
+
+    def __init__(self, store: FakeStore, dies: str | None) -> None:
+        self._store = store
+        self._dies = dies
+        self.get = store.get
+
+    def set(self, key: str, value: Any, **kwargs: Any) -> None:
+        of_a_run = value["run_id"] is not None
+        if self._dies == ("before the record" if of_a_run else "before the intent"):
+            raise Crash
+        self._store.set(key, value, **kwargs)
+        if self._dies == "after the record" and of_a_run:
+            raise Crash
+
+
+def text(value: str) -> list[RunInput]:
+    return [RunInput(id="prompt", type="text", value=value)]
+
+
+class Life:
+    """A task instance; :meth:`start` is its next try, as far as the run is started.
+
+    :param store: Airflow's state store; ``None`` for an Airflow that has none.
+    """
+
+    def __init__(
+        self, flora: Emulator, store: FakeStore | None, *, prompt: str = "a cup", retries: int = 2, **kept: Any
+    ) -> None:
+        self.flora = flora
+        self.store = store
+        self.prompt = prompt
+        self.retries = self.max_tries = retries
+        self.try_number = 0
+        self.client_settings: dict[str, Any] = {"timeout": 5, "max_retries": 0}
+        self.slept: list[float] = []
+        self.siblings: Sequence[str] = ()
+        self.on_unknown_start = "stop"
+        self.kept = {"identity": ("dag", "run", "task", -1), "since": 0.0, **kept}
+
+    def memory(self, dies: str | None = None) -> Memory:
+        if self.store is not None:
+            return TaskStateMemory(DyingStore(self.store, dies))
+        return DerivedMemory(try_number=self.try_number, **self.kept)
+
+    def start(
+        self,
+        *,
+        dies: str | None = None,
+        adopt: str | None = None,
+        may_spend: Callable[[], None] = lambda: None,
+        look_first: bool = True,
+    ) -> Run:
+        """Make the next try.
+
+        :param look_first: ask for the technique first, as the operator does.
+        """
+        self.try_number += 1
+        return self.starter(dies, may_spend, look_first)(adopt)
+
+    def starter(
+        self, dies: str | None, may_spend: Callable[[], None], look_first: bool
+    ) -> Callable[[str | None], Run]:
+        settings = ClientSettings(self.flora.api_key, self.flora.base_url, **self.client_settings)
+        client = DyingClient(settings)
+        client.dies = dies
+        if look_first:
+            client.get_technique(TECHNIQUE)
+        starter = Starter(
+            client,
+            technique_id=TECHNIQUE,
+            history_id=f"tech_{TECHNIQUE}",
+            inputs=text(self.prompt),
+            callback_url=None,
+            memory=self.memory(dies),
+            max_tries=self.max_tries,
+            on_unknown_start=self.on_unknown_start,
+            may_spend=may_spend,
+            siblings=lambda: self.siblings,
+            log=log,
+            sleep=self.slept.append,
+        )
+
+        def run(adopt: str | None) -> Run:
+            with client:
+                return starter.adopt(adopt) if adopt else starter.start()
+
+        return run
+
+    def deliver(self) -> None:
+        mark_delivered(self.memory(), log)
+
+    def clear(self) -> None:
+        """Do what a user's clear does."""
+        self.max_tries = self.try_number + self.retries
+
+    @property
+    def record(self) -> Any:
+        assert self.store is not None
+        return self.store.get("flora_run")
+
+
+def runs_of(flora: Emulator) -> list[dict[str, Any]]:
+    """Return the runs that were started, oldest first."""
+    runs: list[dict[str, Any]] = flora.ledger()["runs"]
+    return runs
+
+
+def posts_to(flora: Emulator) -> int:
+    """Return how often a start was asked for."""
+    return int(flora.ledger()["requests"].get("startTechniqueRun", 0))
+
+
+def prompts_of(flora: Emulator) -> list[str]:
+    """Return what each run was given."""
+    return [run["inputs"][0]["value"] for run in runs_of(flora)]
