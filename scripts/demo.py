@@ -49,6 +49,10 @@ class DemoError(Exception):
     """The demonstration cannot go on; the message is for the person who started it."""
 
 
+class DeclinedError(DemoError):
+    """The person does not want to pay."""
+
+
 @dataclass(frozen=True)
 class Flora:
     """The Flora that the demonstration talks to."""
@@ -148,7 +152,7 @@ def ask(technique: Technique) -> None:
     except EOFError:
         raise DemoError("Nobody is there to ask. YES=1 starts a paid run without asking.") from None
     if answer.strip().lower() not in ("y", "yes"):
-        raise DemoError("Not started; nothing was paid.")
+        raise DeclinedError("Not started; nothing was paid.")
 
 
 def watch(airflow: LocalAirflow, client: FloraClient, technique: Technique, run_id: str) -> str:
@@ -298,19 +302,25 @@ def main() -> int:
     key = os.environ.get("FLORA_API_KEY", "")
     PLACE.mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="run-", dir=PLACE))
+    keep = False
     try:
         demonstrate(home)
+    except DeclinedError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
     except (DemoError, FloraError, LocalAirflowError, NotYetError, requests.RequestException) as error:
         text = str(error).replace(key, "***") if key else str(error)
         sys.stdout.flush()
         print(f"\nThe demonstration failed. {text}", file=sys.stderr)
-        if any(home.iterdir()):
+        if keep := any(home.iterdir()):
             print(f"\nAll logs: {home}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
-    shutil.rmtree(home, ignore_errors=True)
+    finally:
+        if not keep:
+            shutil.rmtree(home, ignore_errors=True)
     return 0
 
 
