@@ -121,7 +121,7 @@ class FloraRunTechniqueOperator(BaseOperator):
             self._run_id = run.run_id
             if self.do_xcom_push:
                 context["ti"].xcom_push(key="run_id", value=run.run_id)
-            if not self.wait_for_completion:
+            if run.settled or not self.wait_for_completion:
                 return self._hand_over(run, context)
             if not self.deferrable:
                 return self._hand_over(self._wait(client, run, deadline), context)

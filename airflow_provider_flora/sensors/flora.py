@@ -105,7 +105,7 @@ class FloraTechniqueRunSensor(BaseSensorOperator):
 
         try:
             run = client.get_technique_run(self.technique_id, self.run_id)
-            if run.completed and run.charged_cost is None:
+            if run.finished and not run.settled:
                 run = client.wait_for_technique_run(self.technique_id, self.run_id, 1.0, COST_GRACE)
         except FloraError as error:
             began = context["ti"].start_date
