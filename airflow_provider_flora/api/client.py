@@ -51,12 +51,9 @@ class FloraClient:
         """Seconds by which Flora's clock was ahead of this machine's at the last answer; ``None`` before it."""
         self._session = requests.Session()
         self._session.auth = _KeyAuth()
-        self._session.verify = settings.verify
-        self._session.proxies.update(settings.proxies)
-        # A .netrc or a proxy of the environment must not come between a key and a loopback address.
+        # A proxy of the environment must not come between a key and a loopback address.
         self._session.trust_env = not settings.on_loopback
-        if settings.on_loopback:
-            self._session.proxies.clear()
+        self._proxies = _proxies(settings)
 
     def __enter__(self) -> Self:
         return self
@@ -192,12 +189,15 @@ class FloraClient:
                 data=request.content(),
                 headers=request.headers(self.settings),
                 timeout=self.settings.timeout,
+                # With each request, not with the session: there the environment's would go before them.
+                proxies=self._proxies,
+                verify=self.settings.verify,
                 allow_redirects=False,
                 stream=True,
             ) as answer:
                 headers = {name.lower(): value for name, value in answer.headers.items()}
                 response = Response(answer.status_code, headers, self._body(answer))
-        except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
+        except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
             raise protocol.no_answer_in_time(request, self.settings) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise protocol.no_answer(request, self.settings, error) from error
@@ -215,3 +215,11 @@ class FloraClient:
             if not body.is_usable_when_cut:
                 raise
         return body.content()
+
+
+def _proxies(settings: ClientSettings) -> dict[str, str]:
+    """Return the proxy for Flora by scheme; where it is empty, the environment's is not used either."""
+    if settings.on_loopback or not settings.proxies:
+        return {}
+    scheme = settings.origin[0]
+    return {scheme: settings.proxies.get(scheme, ""), "all": ""}
