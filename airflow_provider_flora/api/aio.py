@@ -166,7 +166,8 @@ class AsyncFloraClient:
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise protocol.no_answer_in_time(request, self.settings) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise protocol.no_answer(request, self.settings, error) from error
+            # Not from it: the repr of aiohttp's errors shows the headers of the request, the key among them.
+            raise protocol.no_answer(request, self.settings, error) from None
         return read(response)
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
