@@ -103,10 +103,12 @@ REMEDIES_BY_CODE: dict[str, Remedy] = {
 }
 _GIVE_UP_PATTERN = re.compile(r"ACCESS_.*|.*_ENTITLEMENT_REQUIRED")
 # A refusal by moderation often travels under a code that looks transient (measured: GPU_PROVIDER_ERROR and
-# GENERATION_NO_RESULT). Only a refused *connection* is the network's, not the moderator's.
+# GENERATION_NO_RESULT), and in words such as content_policy_violation.
 _REFUSAL = re.compile(
-    r"safety|moderat(?:ion|ed|or)|\bpolic(?:y|ies)\b|(?<!connection )\brefus(?:al|als|ed|es)\b", re.IGNORECASE
+    r"safety|unsafe|moderat(?:ion|ed|or)|(?<![a-z])polic(?:y|ies)(?![a-z])|\brefus(?:al|als|ed|es)\b", re.IGNORECASE
 )
+# A refused *connection* is the network's doing, not the moderator's.
+_REFUSED_CONNECTION = re.compile(r"\bconnect[^.;]*\brefused\b|\brefused\b[^.;]*\bconnect", re.IGNORECASE)
 
 
 def remedy_for_run(error_code: str | None, error_message: str | None) -> Remedy:
@@ -114,7 +116,7 @@ def remedy_for_run(error_code: str | None, error_message: str | None) -> Remedy:
     if _GIVE_UP_PATTERN.fullmatch(error_code or ""):
         return Remedy.GIVE_UP
     remedy = REMEDIES_BY_CODE.get(error_code or "", Remedy.RETRY_NOW)
-    if remedy.retryable and _REFUSAL.search(error_message or ""):
+    if remedy.retryable and _REFUSAL.search(_REFUSED_CONNECTION.sub("", error_message or "")):
         return Remedy.CHANGE_INPUT
     return remedy
 
