@@ -10,6 +10,7 @@ from airflow_provider_flora.api.errors import FloraSettingsError
 
 DEFAULT_BASE_URL = "https://app.flora.ai/api/v1"
 _API_PATH = "/api/v1"
+_LONGEST_TIMEOUT = 86_400.0  # sockets cannot count as far as some numbers go
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -70,8 +71,10 @@ class ClientSettings:
         parts = self._checked_parts()
         path = parts.path.rstrip("/") or _API_PATH
         object.__setattr__(self, "base_url", f"{parts.scheme}://{parts.netloc}{path}")
-        if not self.timeout > 0:
-            raise FloraSettingsError(f"timeout must be more than 0 seconds, not {self.timeout!r}.")
+        if not 0 < self.timeout <= _LONGEST_TIMEOUT:
+            raise FloraSettingsError(
+                f"timeout takes more than 0 and at most {_LONGEST_TIMEOUT:g} seconds (a day), not {self.timeout!r}."
+            )
         if self.max_retries < 0:
             raise FloraSettingsError(f"max_retries must be 0 or more, not {self.max_retries!r}.")
 
