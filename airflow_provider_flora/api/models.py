@@ -27,6 +27,18 @@ def _items(value: object) -> object:
     return [] if value is None else value
 
 
+def _object(value: object) -> object:
+    return {} if value is None else value
+
+
+def _words(value: object) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _only_objects(value: object) -> object:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Milliseconds = int | float | None
 """Unix time in milliseconds (the SDK says so of webhooks; the API's pages say "number")."""
@@ -139,6 +151,11 @@ class Run(_Wire):
         """Whether the run has ended, well or badly."""
         return self.completed or self.failed
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is to come of the run: it failed, or it completed and its cost is known."""
+        return self.failed or (self.completed and self.charged_cost is not None)
+
 
 class Workspace(_Wire):
     """A workspace that a key opens. One key belongs to one workspace (developer site)."""
@@ -154,11 +171,14 @@ class Meta(_Wire):
     next_cursor: str | None = None
 
 
+PageMeta = Annotated[Meta, BeforeValidator(_object)]
+
+
 class TechniquePage(_Wire):
     """One page of ``GET /techniques``."""
 
     techniques: list[Technique]
-    meta: Meta = Meta()
+    meta: PageMeta = Meta()
 
     @property
     def items(self) -> list[Technique]:
@@ -170,7 +190,7 @@ class RunPage(_Wire):
     """One page of ``GET /technique-runs``, newest first."""
 
     technique_runs: list[Run]
-    meta: Meta = Meta()
+    meta: PageMeta = Meta()
 
     @property
     def items(self) -> list[Run]:
@@ -182,3 +202,24 @@ class WorkspaceList(_Wire):
     """The answer to ``GET /workspaces``."""
 
     workspaces: list[Workspace]
+
+
+class FieldError(_Wire):
+    """What Flora says is wrong with one field of a request."""
+
+    field: Annotated[str, BeforeValidator(_words)] = ""
+    message: Annotated[str, BeforeValidator(_words)] = ""
+
+
+class ErrorWords(_Wire):
+    """How Flora words an error. Of whatever else a proxy in front may put there, nothing is required."""
+
+    code: Annotated[str | None, BeforeValidator(lambda value: value if isinstance(value, str) else None)] = None
+    message: Annotated[str, BeforeValidator(lambda value: value if isinstance(value, str) else "")] = ""
+    fields: Annotated[list[FieldError], BeforeValidator(_only_objects)] = Field(default_factory=list)
+
+
+class ErrorAnswer(_Wire):
+    """The body of an error."""
+
+    error: ErrorWords

@@ -26,10 +26,13 @@ from airflow_provider_flora.api.errors import (
     FloraAPIError,
     FloraConnectionError,
     FloraError,
+    FloraParameterError,
     FloraRunTimeoutError,
     FloraTimeoutError,
 )
 from airflow_provider_flora.api.models import (
+    ErrorAnswer,
+    ErrorWords,
     Meta,
     Run,
     RunInput,
@@ -48,7 +51,7 @@ MAX_BACKOFF = 30.0
 MAX_RETRY_AFTER = 300.0
 """Seconds. A server that asks for a longer pause than this is not waited for: the error says how long it asked."""
 FIRST_BACKOFF = 1.0
-FIRST_BACKOFF_RATE_LIMITED = 5.0  # what the developer site asks for when a 429 names no time
+FIRST_BACKOFF_RATE_LIMITED = 10.0  # with jitter 5 s or more, as the developer site asks where a 429 names no time
 COST_GRACE = 5.0
 """Seconds that a completed run is watched further for its ``charged_cost``, which comes late."""
 NOT_FOUND_GRACE = 60.0
@@ -74,7 +77,7 @@ class Request:
 
     def url(self, settings: ClientSettings) -> str:
         """Return the whole URL, always on the connection's own origin."""
-        query = f"?{urlencode(self.query)}" if self.query else ""
+        query = f"?{urlencode(self.query, errors='replace')}" if self.query else ""
         return f"{settings.base_url}{self.path}{query}"
 
     def headers(self, settings: ClientSettings) -> dict[str, str]:
@@ -155,9 +158,13 @@ def new_idempotency_key() -> str:
 
 
 def _segment(value: str) -> str:
-    if not value or value in (".", ".."):
-        raise FloraAnswerError(f"{value!r} is not an id that Flora could know.", transient=False)
-    return quote(value, safe="")
+    try:
+        segment = quote(value, safe="")
+    except UnicodeEncodeError:  # half of a surrogate pair
+        segment = ""
+    if segment in ("", ".", ".."):
+        raise FloraParameterError(f"{value!r} is not an id that Flora could know.")
+    return segment
 
 
 # --- responses --------------------------------------------------------------------------------------------
@@ -275,29 +282,35 @@ def clock_skew(response: Response, now: float) -> float | None:
     """
     try:
         return parsedate_to_datetime(response.headers["date"]).timestamp() + 0.5 - now
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
 
 
 def _api_error(response: Response) -> FloraAPIError:
-    code, message, fields = None, "", {}
     try:
-        error = json.loads(response.body)["error"]
-        code, message = error.get("code"), error.get("message")
-        fields = {str(entry["field"]): str(entry["message"]) for entry in error.get("fields") or ()}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        pass  # a proxy in front answers HTML, or nothing: the status tells enough
-    if not message or not isinstance(message, str):
+        error = ErrorAnswer.model_validate_json(response.body).error
+    except ValidationError:
+        error = ErrorWords()  # a proxy in front answers HTML, or nothing: the status tells enough
+    message = error.message
+    if not message:
         reason = HTTPStatus(response.status).phrase if response.status in HTTPStatus._value2member_map_ else ""
         message = f"{reason or 'an error'} (not Flora's own answer; a proxy in front of it may have given it)"
     return FloraAPIError(
         response.status,
         message,
-        code=code if isinstance(code, str) else None,
-        fields=fields,
+        code=error.code,
+        fields=_messages_by_field(error),
         request_id=response.request_id,
         retry_after=_retry_after(response.headers.get("retry-after")),
     )
+
+
+def _messages_by_field(error: ErrorWords) -> dict[str, str]:
+    messages: dict[str, str] = {}
+    for entry in error.fields:
+        earlier = f"{messages[entry.field]}; " if entry.field in messages else ""
+        messages[entry.field] = earlier + entry.message
+    return messages
 
 
 def _unreadable(response: Response, model: type[BaseModel], error: ValidationError) -> FloraAnswerError:
@@ -331,7 +344,7 @@ def _retry_after(value: str | None) -> float | None:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
     return max(0.0, seconds) if seconds == seconds else None  # NaN is no time
 
@@ -524,14 +537,16 @@ class RunWait:
 
     def _after_run(self, run: Run) -> float | None:
         self._errors = 0
+        if self.last is not None and self.last.completed and not run.finished:
+            run = self.last  # an answer that is behind: what has ended does not go on
         self.last = run
         self._tell(run)
-        if run.failed:
+        if run.settled:
             return None
         if run.completed:
             now = self._clock()
             self._completed_at = now if self._completed_at is None else self._completed_at
-            if run.charged_cost is not None or now - self._completed_at >= COST_GRACE:
+            if now - self._completed_at >= COST_GRACE:
                 return None
             return min(1.0, self.poll_interval)
         return self._until_next(self.poll_interval * random.uniform(1 - self._jitter, 1 + self._jitter))
