@@ -1,4 +1,4 @@
-"""Both clients behind one face, so that each test of behaviour is written once and run for both."""
+"""What the tests of both clients share: the clients, time that does not pass, and the emulator."""
 
 from __future__ import annotations
 
@@ -6,56 +6,19 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tenacity
+from both_clients import KEY, FakeTime, MakeClient, OnALoopOfItsOwn
 
 from airflow_provider_flora.api import aio
 from airflow_provider_flora.api import client as sync
-from airflow_provider_flora.api.aio import AsyncFloraClient
 from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
-
-KEY = "sk_test_that_must_not_be_seen_anywhere"
-
-MakeClient = Callable[..., Any]
-
-
-class OnALoopOfItsOwn:
-    """An ``AsyncFloraClient`` that is called like a ``FloraClient``."""
-
-    def __init__(self, settings: ClientSettings) -> None:
-        self._loop = asyncio.new_event_loop()
-        self.wrapped = self._loop.run_until_complete(self._made(settings))
-
-    async def _made(self, settings: ClientSettings) -> AsyncFloraClient:
-        return AsyncFloraClient(settings)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self.wrapped, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            result = method(*args, **kwargs)
-            if isinstance(result, AsyncIterator):
-                return self._walk(result)
-            return self._loop.run_until_complete(result)
-
-        return call
-
-    def _walk(self, items: AsyncIterator[Any]) -> Iterator[Any]:
-        while True:
-            try:
-                yield self._loop.run_until_complete(anext(items))
-            except StopAsyncIteration:
-                return
-
-    def close(self) -> None:
-        self._loop.run_until_complete(self.wrapped.close())
-        self._loop.close()
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -84,25 +47,6 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(tenacity, "Retrying", functools.partial(tenacity.Retrying, sleep=waited.append))
     monkeypatch.setattr(tenacity, "AsyncRetrying", functools.partial(tenacity.AsyncRetrying, sleep=sleep))
     return waited
-
-
-class FakeTime:
-    """A clock that moves only when somebody sleeps by it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds >= 0
-        self.slept.append(seconds)
-        self.now += seconds
-
-    async def asleep(self, seconds: float) -> None:
-        self.sleep(seconds)
 
 
 @pytest.fixture

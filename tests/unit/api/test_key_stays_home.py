@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import requests_mock
-from conftest import KEY, MakeClient
+from both_clients import KEY, MakeClient
 from scripted_flora import ScriptedFlora, answer, cut, error, reset, run_json
 
 from airflow_provider_flora.api import protocol
@@ -35,6 +36,16 @@ def elsewhere() -> Iterator[ScriptedFlora]:
         yield server
 
 
+@pytest.fixture
+def names_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every host name is this machine."""
+
+    def getaddrinfo(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed_but_told(
     status: int, make_client: MakeClient, elsewhere: ScriptedFlora, pauses: list[float]
@@ -53,9 +64,9 @@ def test_a_redirect_is_not_followed_but_told(
 
 
 def test_a_redirect_ends_a_wait(make_client: MakeClient, elsewhere: ScriptedFlora) -> None:
-    with ScriptedFlora(answer(status=302, location=elsewhere.origin)) as flora:
-        with pytest.raises(FloraAnswerError, match="redirect"):
-            make_client(flora.base_url).wait_for_technique_run("tech_1", "run_1")
+    redirect = answer(status=302, location=elsewhere.origin)
+    with ScriptedFlora(redirect) as flora, pytest.raises(FloraAnswerError, match="redirect"):
+        make_client(flora.base_url).wait_for_technique_run("tech_1", "run_1")
 
     assert elsewhere.connections == 0
 
@@ -150,15 +161,30 @@ def test_the_environments_proxy_is_used_where_the_connection_names_none(
     assert len(proxy.requests) == 1
 
 
-def test_the_environment_can_take_a_host_out_of_its_proxy(
-    make_client: MakeClient, elsewhere: ScriptedFlora, monkeypatch: pytest.MonkeyPatch
+def test_a_proxy_of_the_connection_for_another_scheme_means_none_for_this_one(
+    make_client: MakeClient, elsewhere: ScriptedFlora, names_are_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("http_proxy", elsewhere.origin)
-    monkeypatch.setenv("no_proxy", "flora.invalid")
-    client = make_client("http://flora.invalid", allow_http=True, max_retries=0)
-    with pytest.raises(FloraConnectionError):
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, elsewhere.origin)
+    with ScriptedFlora(answer(run_json())) as flora:
+        client = make_client(
+            f"http://flora.example:{flora.port}", allow_http=True, proxies={"https": elsewhere.origin}
+        )
         client.get_technique_run("tech_1", "run_1")
 
+    assert len(flora.requests) == 1
+    assert elsewhere.connections == 0
+
+
+def test_the_environment_can_take_a_host_out_of_its_proxy(
+    make_client: MakeClient, elsewhere: ScriptedFlora, names_are_here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", elsewhere.origin)
+    monkeypatch.setenv("no_proxy", "flora.example")
+    with ScriptedFlora(answer(run_json())) as flora:
+        make_client(f"http://flora.example:{flora.port}", allow_http=True).get_technique_run("tech_1", "run_1")
+
+    assert len(flora.requests) == 1
     assert elsewhere.connections == 0
 
 
@@ -241,5 +267,6 @@ def everything_said_by(error: BaseException) -> str:
         if id(one) not in seen:
             seen.add(id(one))
             said += [str(one), repr(one), repr(one.args), repr(vars(one))]
-            pending += [linked for linked in (one.__cause__, one.__context__) if linked is not None]
+            linked = one.__cause__ if one.__suppress_context__ else one.__context__
+            pending += [linked] if linked is not None else []
     return "\n".join(said)
