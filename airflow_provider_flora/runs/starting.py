@@ -9,7 +9,7 @@ reads it:
     ================  =======================================  ================================================
     state             what the record says                     what is done
     ================  =======================================  ================================================
-    NEW               nothing                                  store an intent, send it
+    NEW               nothing, or a start that Flora refused   store an intent, send it
     UNANSWERED        an intent; same inputs; Flora still      send it again: under one key Flora makes one run.
                       knows its key                            Answer 409: the run exists, find it in the history
     UNKNOWABLE        an intent; other inputs, or Flora may    nothing in the history that could be it: NEW;
@@ -209,7 +209,9 @@ class DerivedMemory:
         name = json.dumps([*self._identity, max_tries, digest])
         key = f"airflow-{hashlib.sha256(name.encode()).hexdigest()[:40]}-{generation}"
         start, end = window
-        return Record(key, digest, max_tries, [(min(start, self._since) if self._try_number > 1 else start, end)])
+        # The window is in Flora's time. How long ago the first try can have been is the same by any clock.
+        earlier = max(0.0, time.time() - self._since) if self._try_number > 1 else 0.0
+        return Record(key, digest, max_tries, [(start - earlier, end)])
 
     def is_last(self, record: Record) -> bool:
         """Whether each earlier try may have burned one key of those before this record's."""
@@ -274,8 +276,8 @@ class Starter:
         :raises FloraError: Flora refused the start.
         """
         record = self._memory.load()
-        if record is None:
-            return self._start_new(None)
+        if record is None or (record.run_id is None and not record.sent):
+            return self._start_new(record)
         run = self._run_of(record)
         state = self._state(record, run)
         if run is None:
@@ -369,6 +371,7 @@ class Starter:
             self._log.info("Started %s", run.run_id)
         except FloraAPIError as error:
             if error.status != 409:
+                self._note_refusal(record, error)
                 raise
             found = self._find(record)
             if found is None:
@@ -377,6 +380,15 @@ class Starter:
             self._log.info("Found %s after a lost answer", run.run_id)
         self._remember(replace(record, run_id=run.run_id))
         return run
+
+    def _note_refusal(self, record: Record, error: FloraAPIError) -> None:
+        """Strike a sending out that Flora refused at once: it cannot have become a run."""
+        if error.transient or error.attempts > 1:
+            return
+        try:
+            self._memory.save(replace(record, sent=record.sent[:-1]))
+        except Exception as failure:  # the refusal is what the user must see; the next try asks Flora again
+            self._log.warning("Could not note that Flora refused the start: %s", failure)
 
     def _remember(self, record: Record) -> None:
         """Keep a record that names a run, trying for a while: the run is paid.
