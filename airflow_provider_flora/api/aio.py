@@ -148,7 +148,11 @@ class AsyncFloraClient:
     async def _call(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
         """Send a request and read its answer; again after each transient error."""
         retrying = tenacity.AsyncRetrying(**protocol.retrying(request, self.settings))
-        return await retrying(self.ask, request, read)
+        try:
+            return await retrying(self.ask, request, read)
+        except FloraError as error:
+            error.attempts = retrying.statistics["attempt_number"]
+            raise
 
     async def ask(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
         """Send a request once and read its answer: for whoever has retry rules of its own."""

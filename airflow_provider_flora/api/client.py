@@ -177,7 +177,11 @@ class FloraClient:
     def _call(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
         """Send a request and read its answer; again after each transient error."""
         retrying = tenacity.Retrying(**protocol.retrying(request, self.settings))
-        answer: AnswerT = retrying(self.ask, request, read)
+        try:
+            answer: AnswerT = retrying(self.ask, request, read)
+        except FloraError as error:
+            error.attempts = retrying.statistics["attempt_number"]
+            raise
         return answer
 
     def ask(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:

@@ -126,8 +126,10 @@ class FloraError(Exception):
 
     :cvar transient: the same request may be sent again.
     :cvar remedy: what the error calls for.
+    :ivar attempts: how often the request was sent; each sending before the last met a transient error.
     """
 
+    attempts: int = 1
     transient: bool = False
     remedy: Remedy = Remedy.GIVE_UP
 
