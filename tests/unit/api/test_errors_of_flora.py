@@ -1,0 +1,222 @@
+"""Flora's own errors as a person reads them, and what a program may do about each."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from both_clients import MakeClient
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_flora import ScriptedFlora, answer
+
+from airflow_provider_flora.api import protocol
+from airflow_provider_flora.api.errors import FloraAPIError, FloraError, FloraPriceError, Remedy
+from airflow_provider_flora.api.protocol import Response
+
+# What Flora documents: status, its codes, whether the same request may be sent again, what it calls for.
+ERRORS = [
+    (400, ["invalid_json", "input_validation_error"], False, Remedy.CHANGE_INPUT),
+    (401, ["unauthorized", "invalid_api_key"], False, Remedy.GIVE_UP),
+    (402, ["insufficient_credits"], False, Remedy.GIVE_UP),
+    (403, ["forbidden", "paid_plan_required"], False, Remedy.GIVE_UP),
+    (404, ["not_found"], False, Remedy.GIVE_UP),
+    (409, ["idempotency_duplicate", "conflict"], False, Remedy.RETRY_LATER),
+    (422, ["idempotency_conflict"], False, Remedy.CHANGE_INPUT),
+    (429, ["rate_limited"], True, Remedy.RETRY_LATER),
+    (500, ["unknown_error", "internal_error"], True, Remedy.RETRY_LATER),
+    (503, ["service_unavailable"], True, Remedy.RETRY_LATER),
+]
+EACH_ERROR = [(status, code, again, remedy) for status, codes, again, remedy in ERRORS for code in codes]
+ADVICE = {
+    401: "Check the API key",
+    402: "Top up",
+    403: "workspace's owner",
+    404: "Check the id",
+    409: "run history",
+    422: "use a new key",
+    429: "rate limit is shared",
+}
+
+
+def error_of(body: Any, status: int = 400, **headers: str) -> FloraAPIError:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with pytest.raises(FloraAPIError) as caught:
+        protocol.check_status(
+            Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
+        )
+    return caught.value
+
+
+@pytest.mark.parametrize(("status", "code", "again", "remedy"), EACH_ERROR)
+def test_an_error_tells_status_code_message_and_request_id_and_what_it_calls_for(
+    status: int, code: str, again: bool, remedy: Remedy
+) -> None:
+    error = error_of({"error": {"code": code, "message": "Some words."}}, status, request_id="req_42")
+
+    assert (error.status, error.code, error.message, error.request_id) == (status, code, "Some words.", "req_42")
+    assert str(error).startswith(f"Flora answered {status} {code}: Some words. [request id req_42]")
+    assert ADVICE.get(status, "") in str(error)
+    assert (error.transient, error.remedy) == (again, remedy)
+
+
+@pytest.mark.parametrize(("status", "code", "again", "remedy"), EACH_ERROR)
+def test_both_clients_raise_it(
+    status: int, code: str, again: bool, remedy: Remedy, make_client: MakeClient
+) -> None:
+    refusal = answer({"error": {"code": code, "message": "Words."}}, status, Request_Id="req_42")
+    with ScriptedFlora(refusal) as flora, pytest.raises(FloraAPIError) as caught:
+        make_client(flora.base_url, max_retries=0).get_technique("tech_1")
+
+    assert (caught.value.status, caught.value.code, caught.value.request_id) == (status, code, "req_42")
+
+
+def test_every_message_of_every_field_is_told() -> None:
+    fields = [
+        {"field": "inputs[0].value", "message": "Must not be empty"},
+        {"field": "mode", "message": "Required"},
+        {"field": "mode", "message": "Must be one of: async, stream"},
+    ]
+    error = error_of({"error": {"code": "input_validation_error", "message": "Invalid input.", "fields": fields}})
+
+    assert error.fields == {
+        "inputs[0].value": "Must not be empty",
+        "mode": "Required; Must be one of: async, stream",
+    }
+    for field in fields:
+        assert field["field"] in str(error)
+        assert field["message"] in str(error)
+
+
+@pytest.mark.parametrize(
+    ("fields", "read"),
+    [
+        (None, {}),
+        ([], {}),
+        ("mode", {}),
+        ({"mode": "Required"}, {}),
+        (["mode", None, 5, {"field": "mode", "message": "Required"}], {"mode": "Required"}),
+        ([{"field": "mode"}], {"mode": ""}),
+        ([{"message": "Required"}], {"": "Required"}),
+        ([{"field": 0, "message": ["a", "b"]}], {"0": "['a', 'b']"}),
+    ],
+)
+def test_fields_of_another_shape_do_not_hide_the_rest_of_the_error(fields: Any, read: dict[str, str]) -> None:
+    error = error_of({"error": {"code": "input_validation_error", "message": "Words.", "fields": fields}})
+
+    assert (error.code, error.message, error.fields) == ("input_validation_error", "Words.", read)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(502, "Bad Gateway"), (504, "Gateway Timeout"), (400, "Bad Request"), (599, "an error")]
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html><body>502 Bad Gateway</body></html>",
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'"error"',
+        b'{"error": null}',
+        b'{"error": "not_found"}',
+        b'{"error": ["not_found"]}',
+        b'{"error": {}}',
+        b'{"error": {"code": null, "message": null}}',
+        b'{"error": {"code": 7, "message": {"a": 1}}}',
+        b'{"error": {"message": ""}}',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b'{"error": ' * 100_000,
+    ],
+    ids=lambda body: repr(body[:40]),
+)
+def test_an_answer_that_is_not_floras_is_told_by_its_status_and_as_not_floras(
+    body: bytes, status: int, words: str
+) -> None:
+    error = error_of(body, status, request_id="req_42")
+
+    assert (error.status, error.code, error.fields) == (status, None, {})
+    assert f"Flora answered {status}: {words} (not Flora's own answer" in str(error)
+    assert "req_42" in str(error)
+
+
+def test_a_code_without_a_message_is_kept() -> None:
+    assert str(error_of({"error": {"code": "unknown_error"}}, 500)).startswith(
+        "Flora answered 500 unknown_error: Internal Server Error"
+    )
+
+
+def test_without_a_request_id_none_is_told() -> None:
+    error = error_of({"error": {"code": "a", "message": "b"}})
+
+    assert error.request_id is None
+    assert "request id" not in str(error)
+
+
+@pytest.mark.parametrize("status", [408, 425, 451, 501, 502, 504, 520, 599])
+def test_of_the_statuses_that_flora_does_not_document_only_408_and_500_upwards_may_be_sent_again(
+    status: int,
+) -> None:
+    assert error_of(b"", status).transient == (status == 408 or status >= 500)
+
+
+@given(st.binary(), st.integers(400, 599), st.text())
+def test_any_bytes_with_an_error_status_are_an_api_error_that_can_be_shown(
+    body: bytes, status: int, header: str
+) -> None:
+    response = Response(status, {"retry-after": header, "request-id": header, "date": header}, body)
+    with pytest.raises(FloraAPIError) as caught:
+        protocol.check_status(response)
+
+    assert str(status) in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=10,
+)
+
+
+@given(
+    st.fixed_dictionaries({"code": JSON, "message": JSON, "fields": JSON})
+    | JSON
+    | st.fixed_dictionaries(
+        {"fields": st.lists(st.fixed_dictionaries({}, optional={"field": JSON, "message": JSON}))}
+    )
+)
+def test_an_error_of_any_shape_is_an_api_error_that_can_be_encoded(shape: Any) -> None:
+    error = error_of({"error": shape})
+
+    assert str(error).encode()
+
+
+@pytest.mark.parametrize("surrogate", [r'"\ud800"', r'"a\udfffb"'])
+def test_half_a_surrogate_pair_in_an_error_does_not_make_it_unspeakable(surrogate: str) -> None:
+    error = error_of(f'{{"error": {{"code": {surrogate}, "message": {surrogate}}}}}'.encode(), 500)
+
+    assert str(error).encode()
+
+
+def test_a_price_above_the_limit_names_both_and_what_to_do() -> None:
+    text = str(FloraPriceError("tech_1", 0.55, 0.5))
+
+    assert "'tech_1' costs 0.55 USD, more than max_run_cost=0.5 USD" in text
+    assert "nothing was started or charged" in text
+    assert "Raise max_run_cost" in text
+
+
+def test_a_price_that_flora_does_not_tell_is_above_every_limit() -> None:
+    assert "an unknown price" in str(FloraPriceError("tech_1", None, 0.5))
+
+
+def test_every_error_is_a_flora_error_with_a_remedy_and_no_error_is_transient_by_default() -> None:
+    pending = [FloraError]
+    while pending:
+        kind = pending.pop()
+        pending += kind.__subclasses__()
+        assert isinstance(kind.remedy, Remedy)
+    assert not FloraError.transient
