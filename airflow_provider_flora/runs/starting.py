@@ -44,7 +44,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
@@ -114,6 +114,7 @@ class Record:
     :param digest: of technique, inputs and callback URL.
     :param max_tries: of the task instance when the intent was written; a user's clear changes it.
     :param sent: from when to when, in Flora's unix time (s), each sending can have become a run; oldest first.
+    :param past: the task's runs before this one: delivered and then cleared, or failed.
     """
 
     key: str
@@ -122,6 +123,7 @@ class Record:
     sent: list[Window]
     run_id: str | None = None
     delivered: bool = False
+    past: list[str] = field(default_factory=list)
 
 
 class Log(Protocol):
@@ -345,6 +347,9 @@ class Starter:
     def _start_new(self, previous: Record | None) -> Run:
         self._may_spend()
         record = self._memory.new_record(self._digest, self._max_tries, self._window(), previous)
+        if previous is not None:
+            past = [*previous.past, *([previous.run_id] if previous.run_id else [])]
+            record = replace(record, past=past[-MAX_CANDIDATES:])
         self._memory.save(record)
         run = self._send(record)
         if self._memory.is_last(record):
@@ -352,7 +357,7 @@ class Starter:
         run = self._look(run.run_id, sent_at=self._flora_now())
         state = self._state(replace(record, run_id=run.run_id), run)
         if state is State.FAILED:
-            return self._start_new(record)
+            return self._start_new(replace(record, run_id=run.run_id))
         if state is State.FAILED_FOR_GOOD:
             raise FloraRunFailedError(run, self._technique_id)
         return run
@@ -447,7 +452,7 @@ class Starter:
     def _candidates(self, record: Record) -> list[Run]:
         """Return the runs that an intent may have become: of its technique, from its time, and nobody else's."""
         oldest = min(start for start, _ in record.sent) - CLOCK_MARGIN
-        others = set(self._siblings())
+        others = {*self._siblings(), *record.past}
         candidates: list[Run] = []
         for run in self._client.list_technique_runs(technique_id=self._history_id):
             created = oldest if run.created_at is None else run.created_at / 1000

@@ -446,6 +446,18 @@ def test_runs_of_siblings_are_not_taken_for_the_lost_one(docs_task: Life) -> Non
     assert docs_task.start().run_id == runs_of(docs_task.flora)[0]["run_id"]
 
 
+def test_the_tasks_own_earlier_runs_are_not_taken_for_the_lost_one(docs_task: Life) -> None:
+    docs_task.flora.order_fault(kind="fail_run", **TEMPORARY)
+    docs_task.start()
+    docs_task.start()
+    docs_task.deliver()
+    docs_task.clear()
+    with pytest.raises(Crash):
+        docs_task.start(dies="after the POST")
+    assert docs_task.start().run_id == runs_of(docs_task.flora)[2]["run_id"]
+    assert docs_task.record["past"] == [run["run_id"] for run in runs_of(docs_task.flora)][:2]
+
+
 @pytest.mark.parametrize("skew", [0, 120, -120])
 def test_runs_from_before_the_intent_are_not_taken_for_the_lost_one_whatever_the_clocks_say(
     emulate: Callable[..., Emulator], store: FakeStore, skew: int

@@ -172,5 +172,7 @@ def test_the_context_of_an_airflow_without_a_store_tells_the_task_instance_apart
     assert len(set(keys)) == 5
     assert key(memory(try_number=5)) == keys[0]
     now = time.time()
-    assert memory().new_record("digest", 2, (now, now + 9), None).sent[0][0] == pytest.approx(begun.timestamp(), abs=5)
+    assert memory().new_record("digest", 2, (now, now + 9), None).sent[0][0] == pytest.approx(
+        begun.timestamp(), abs=5
+    )
     assert memory(try_number=1).new_record("digest", 2, (now, now + 9), None).sent[0][0] == now
