@@ -9,11 +9,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dag_runs import API_KEY, Ran, RunDag
 from local_airflow import LocalAirflow, dags_test
 
 from airflow_provider_flora.emulator import Emulator
@@ -22,21 +22,6 @@ REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "example_dags"
 PYTHON_2_11 = REPOSITORY / ".venv-airflow-2.11" / "bin" / "python"
 DATABASES = REPOSITORY / ".airflow" / "empty-databases"
-API_KEY = "sk_test_that_must_not_be_seen_anywhere"
-
-Xcom = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A DAG run that has ended: its state, and `xcom(task_id, key="return_value", map_index=-1)`."""
-
-    state: str | None
-    xcom: Xcom
-    log: str
-
-
-RunDag = Callable[..., Ran]
 
 
 @pytest.fixture(scope="session")

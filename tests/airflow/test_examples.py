@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conftest import RunDag
+from dag_runs import RunDag
 
 from airflow_provider_flora.emulator import Emulator
 

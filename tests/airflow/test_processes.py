@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from conftest import API_KEY
+from dag_runs import API_KEY
 from local_airflow import LocalAirflow
 
 from airflow_provider_flora.emulator import Emulator
