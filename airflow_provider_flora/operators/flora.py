@@ -115,8 +115,9 @@ class FloraRunTechniqueOperator(BaseOperator):
         """Check, start once, wait, hand over."""
         from airflow_provider_flora.runs.outcome import airflow_errors
 
-        deadline = Deadline(number("timeout", self.timeout), self.execution_timeout)
         with airflow_errors(), self._hook().get_conn() as client:
+            deadline = Deadline(number("timeout", self.timeout), self.execution_timeout)
+            number("poll_interval", self.poll_interval)  # told now: once the run has started, it has cost money
             run = self._start(client, context)
             self._run_id = run.run_id
             if self.do_xcom_push:
