@@ -33,6 +33,9 @@ async def break_answer(fault: Fault, request: web.Request, answer: Answer) -> An
     :raises ApiError: When the fault is an error of the API.
     :raises ConnectionReset: When nothing can be answered any more.
     """
+    streamed = answer is not None and not isinstance(answer, web.Response)
+    if streamed and fault.kind not in ("reset", "delay"):
+        return answer  # It is on the wire already.
     return await _ACTIONS[fault.kind](fault, request, answer)
 
 

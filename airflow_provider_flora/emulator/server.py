@@ -49,7 +49,7 @@ class Emulator:
     :param host: The address to listen on.
     :param run_seconds: How long a run takes, give or take a tenth; 0 means that it ends at once.
     :param seed: Decides what varies: durations and pictures.
-    :param api_key: The key that is good. Assign to :attr:`api_key` to rotate it.
+    :param api_key: The key that is good. Assign to the attribute ``api_key`` to rotate it.
     :param idempotency: Which account of idempotency holds, ``docs`` or ``site``.
     :param idempotency_window: Seconds for which a key is kept; 2 hours (docs) or 24 hours (site) if ``None``.
     :param rate_limit: Requests a second; ``None`` for no limit.
@@ -106,8 +106,8 @@ class Emulator:
     @property
     def origin(self) -> str:
         """Where it is reached: ``http://127.0.0.1:8765``. It is known once it has started."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
-        return f"http://{host}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def base_url(self) -> str:
@@ -122,12 +122,15 @@ class Emulator:
         """
         if not all(importlib.util.find_spec(name) for name in ("PIL", "av")):
             raise ModuleNotFoundError(MISSING_EXTRA)
+        if self._thread is not None:
+            return self
         started: Future[None] = Future()
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(started)), name="flora-emulator", daemon=True
         )
-        self._thread.start()
+        thread.start()
         started.result()
+        self._thread = thread
         return self
 
     def stop(self) -> None:
@@ -202,11 +205,11 @@ class Emulator:
         application = self._service.application()
         self._control.add_routes(application.router)
         runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.1)
-        await runner.setup()
         try:
+            await runner.setup()
             server = await self._loop.create_server(self._counting(runner), self.host, self.port, backlog=_BACKLOG)
             self.port = server.sockets[0].getsockname()[1]
-        except OSError as error:
+        except Exception as error:
             await runner.cleanup()
             started.set_exception(error)
             return

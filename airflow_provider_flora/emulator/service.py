@@ -75,7 +75,7 @@ class Service:
             self._operation("getTechniqueRun", api.get_technique_run),
         )
         routes.add_get("/media/{path:.+}", partial(self._serve, "getMedia", self._medium))
-        routes.add_route("*", f"{base}/{{rest:.*}}", self._operation("unknown", _not_found))
+        routes.add_route("*", f"{base}{{rest:.*}}", self._operation("unknown", _not_found))
         application.on_response_prepare.append(self._sign)
         return application
 

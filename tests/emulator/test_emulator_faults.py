@@ -92,6 +92,16 @@ def test_oversize_is_more_than_16_mb(flora):
     assert len(flora.start().content) > 16 * 1024 * 1024
 
 
+def test_what_was_streamed_cannot_be_replaced_but_its_connection_can_be_broken(flora):
+    for kind in ("html", "cut_json", "not_a_run", "oversize"):
+        flora.emulator.order_fault(kind, when="after")
+        answer = flora.start(mode="stream")
+        assert (answer.status_code, answer.text.count("data: ")) == (200, 3)
+    order(flora, kind="reset", when="after")
+    with pytest.raises(requests.RequestException):
+        flora.start(mode="stream")
+
+
 def test_oversize_can_be_left_unread(flora):
     order(flora, kind="oversize")
     with flora.send("GET", "/techniques", stream=True) as answer:
@@ -180,10 +190,12 @@ def test_contains_looks_into_the_body(flora):
 def test_orders_are_tried_in_turn_and_the_first_answer_ends_the_matter(flora):
     order(flora, kind="delay", seconds=0.01, times=None)
     order(flora, kind="status", status=503)
-    order(flora, kind="status", status=500)
+    order(flora, kind="html")
+    order(flora, kind="redirect")
     order(flora, kind="cut_json")
-    assert [flora.get("/workspaces").status_code for _ in range(4)] == [503, 500, 200, 200]
-    assert flora.emulator.ledger()["faults_fired"] == {"delay": 4, "status": 2, "cut_json": 1}
+    assert [flora.get("/workspaces").status_code for _ in range(5)] == [503, 502, 302, 200, 200]
+    fired = flora.emulator.ledger()["faults_fired"]
+    assert fired == {"delay": 5, "status": 1, "html": 1, "redirect": 1, "cut_json": 1}
 
 
 def test_orders_last_until_cleared_when_times_is_null(flora):

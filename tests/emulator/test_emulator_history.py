@@ -105,6 +105,8 @@ def test_a_run_moves_from_filter_to_filter(emulate):
         seen += [s for s in ("pending", "running", "completed") if ids(flora.history(status=s)) == [run_id]]
         time.sleep(0.02)
     assert list(dict.fromkeys(seen)) == ["pending", "running", "completed"]
+    assert flora.history(status="pending") == flora.history(status="running") == []
+    assert len(flora.history()) == 1
 
 
 def test_filters_by_workspace_and_project(flora):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -127,9 +128,35 @@ def test_it_comes_back_on_its_port_with_its_runs():
         assert len(runs) == 1
 
 
-def test_a_taken_port_is_an_error(flora):
+def test_a_taken_port_is_an_error_and_can_be_tried_again(flora):
+    late = Emulator(flora.emulator.port)
     with pytest.raises(OSError, match=str(flora.emulator.port)):
-        Emulator(flora.emulator.port).start()
+        late.start()
+    late.stop()
+    flora.emulator.stop()
+    with late:
+        assert requests.get(f"{late.base_url}/techniques", timeout=5).status_code == 401
+
+
+def test_it_stops_at_once_whatever_is_under_way(emulate):
+    flora = emulate(run_seconds=60)
+    flora.emulator.order_fault("delay", seconds=60, operation="listTechniques")
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(flora.get, "/techniques"), pool.submit(flora.start, mode="stream")]
+        time.sleep(0.3)
+        begun = time.perf_counter()
+        flora.emulator.stop()
+        assert time.perf_counter() - begun < 2
+        for one in waiting:
+            with pytest.raises(requests.RequestException):
+                one.result()
+
+
+def test_it_listens_on_ipv6_too(emulate):
+    flora = emulate(host="::1")
+    assert flora.emulator.origin.startswith("http://[::1]:")
+    photo = {"id": "image", "type": "imageUrl", "value": f"{flora.emulator.origin}/media/samples/mug.png"}
+    assert flora.get(flora.run("wonder-fy", [photo])["outputs"][0]["url"]).status_code == 200
 
 
 async def test_it_can_be_driven_from_a_coroutine(flora):

@@ -68,6 +68,11 @@ def test_another_workspace_has_no_techniques(flora):
 
 
 def test_an_unknown_path_is_a_json_404(flora):
-    for method, path in (("GET", "/nope"), ("DELETE", "/techniques/product-relight"), ("POST", "/technique-runs")):
+    for method, path in (
+        ("GET", "/nope"),
+        ("GET", ""),
+        ("DELETE", "/techniques/product-relight"),
+        ("POST", "/technique-runs"),
+    ):
         answer = flora.send(method, path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")

@@ -130,9 +130,10 @@ def test_it_ends_with_the_first_success(flora, receive):
 
 
 def test_a_redirect_is_not_followed_and_is_no_success(flora, receive):
-    receiver = receive(302, 200)
+    receiver = receive(307, 200)
     flora.start(callback_url=receiver.url)
     assert [path for _, path, *_ in receiver.wait(2)] == ["/hook", "/hook"]
+    assert [one["status"] for one in flora.emulator.ledger()["deliveries"]] == [307, 200]
 
 
 def test_a_dead_receiver_is_recorded(flora, receive):
