@@ -34,6 +34,13 @@ class _KeyAuth(requests.auth.AuthBase):
         return request
 
 
+class _Session(requests.Session):
+    """Knows of no redirects. Even when told not to follow one, requests reads its whole body and its target."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return that there is none."""
+
+
 class FloraClient:
     """Flora's API, synchronously, over one keep-alive session. Use it as a context manager, or ``close()`` it.
 
@@ -49,7 +56,7 @@ class FloraClient:
         self.settings = settings
         self.clock_skew: float | None = None
         """Seconds by which Flora's clock was ahead of this machine's at the last answer; ``None`` before it."""
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.auth = _KeyAuth()
         # A proxy of the environment must not come between a key and a loopback address.
         self._session.trust_env = not settings.on_loopback
