@@ -329,7 +329,7 @@ def _unreadable(response: Response, model: type[BaseModel], error: ValidationErr
 
 def _events(body: bytes) -> list[str]:
     """Return the data of each server-sent event; what was cut off at the end is left out by its reader."""
-    text = body.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    text = body.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     return [
         "\n".join(line[5:].removeprefix(" ") for line in event.split("\n") if line.startswith("data:"))
         for event in text.split("\n\n")
