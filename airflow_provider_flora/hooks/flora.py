@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -197,12 +199,12 @@ def settings_of(connection: Connection, conn_id: str) -> ClientSettings:
         extra = None
     if not isinstance(extra, dict):
         raise FloraSettingsError(f"The extra of connection {conn_id!r} is not a JSON object.")
-    given = {
-        name: _READERS[name](name, value)
-        for name, value in extra.items()
-        if name in _READERS and value not in (None, "")
-    }
     try:
+        given = {
+            name: _READERS[name](name, value)
+            for name, value in extra.items()
+            if name in _READERS and value not in (None, "")
+        }
         return ClientSettings(api_key=connection.password.strip(), base_url=_base_url(connection), **given)
     except FloraSettingsError as error:
         raise FloraSettingsError(f"The connection {conn_id!r} cannot be used: {error}") from None
@@ -215,6 +217,9 @@ def _missing(conn_id: str) -> FloraSettingsError:
     )
 
 
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+):(?P<port>\d+)")
+
+
 def _base_url(connection: Connection) -> str:
     host = (connection.host or "").strip()
     if not host:
@@ -224,34 +229,41 @@ def _base_url(connection: Connection) -> str:
     # The parts of a URI. Without a scheme of its own: https, but plain http to this machine itself.
     host, _, path = host.partition("/")
     path = f"{path}/{connection.schema or ''}".strip("/")
+    port = str(connection.port or "")
+    if with_port := _HOST_AND_PORT.fullmatch(host):
+        host, port = with_port["host"].strip("[]"), with_port["port"]
     scheme = "http" if is_loopback(host) else "https"
-    netloc = f"[{host}]" if host.count(":") > 1 else host
-    port = f":{connection.port}" if connection.port else ""
-    return f"{scheme}://{netloc}{port}/{path}"
+    netloc = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{netloc}{f':{port}' if port else ''}/{path}"
 
 
 def _number(name: str, value: Any) -> float:
     try:
-        return float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        raise FloraSettingsError(f"The connection's extra {name!r} takes a number, not {value!r}.") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise FloraSettingsError(f"the extra {name!r} takes a number, not {value!r}.")
+    return number
 
 
 def _integer(name: str, value: Any) -> int:
     number = _number(name, value)
     if number != int(number):
-        raise FloraSettingsError(f"The connection's extra {name!r} takes a whole number, not {value!r}.")
+        raise FloraSettingsError(f"the extra {name!r} takes a whole number, not {value!r}.")
     return int(number)
 
 
 def _switch(name: str, value: Any) -> bool:
-    switch = _switch_or_text(name, value)
+    switch = _switch_or_text(name, value) if isinstance(value, (bool, str)) else value
     if not isinstance(switch, bool):
-        raise FloraSettingsError(f"The connection's extra {name!r} takes true or false, not {value!r}.")
+        raise FloraSettingsError(f"the extra {name!r} takes true or false, not {value!r}.")
     return switch
 
 
 def _switch_or_text(name: str, value: Any) -> bool | str:
+    if not isinstance(value, (bool, str)):
+        raise FloraSettingsError(f"the extra {name!r} takes true, false or a path, not {value!r}.")
     return {"true": True, "false": False}.get(str(value).strip().lower(), str(value))
 
 
@@ -260,12 +272,13 @@ def _text(name: str, value: Any) -> str:
 
 
 def _proxies(name: str, value: Any) -> dict[str, str]:
-    if isinstance(value, str):
-        value = json.loads(value) if value.lstrip().startswith("{") else {"http": value, "https": value}
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with suppress(ValueError):
+            value = json.loads(value)
+    elif isinstance(value, str):
+        value = {"http": value, "https": value}
     if not isinstance(value, dict) or not all(isinstance(url, str) for url in value.values()):
-        raise FloraSettingsError(
-            f'The connection\'s extra {name!r} takes a proxy\'s URL, or {{"https": "http://proxy:3128"}}.'
-        )
+        raise FloraSettingsError(f'the extra {name!r} takes a proxy\'s URL, or {{"https": "http://proxy:3128"}}.')
     return value
 
 
