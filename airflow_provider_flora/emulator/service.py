@@ -118,7 +118,8 @@ class Service:
             answer = await handler(request, due)
         except ApiError as error:
             answer = _answer_error(error)
-        return await _broken(due("after"), request, answer) or answer
+        broken = await _broken(due("after"), request, answer)
+        return answer if broken is None else broken
 
     async def _start(self, request: web.Request, due: Due) -> web.StreamResponse:
         self._authorise(request)
