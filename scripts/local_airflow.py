@@ -257,8 +257,7 @@ class LocalAirflow:
             self.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database_url
         if broker_url:
             self.env["AIRFLOW__CELERY__BROKER_URL"] = broker_url
-            backend = (database_url or "").partition("://")[2]
-            self.env["AIRFLOW__CELERY__RESULT_BACKEND"] = f"db+postgresql://{backend}"
+            self.env["AIRFLOW__CELERY__RESULT_BACKEND"] = f"db+{database_url}"
         self.env.update(env or {})
 
     # Life

@@ -1,0 +1,233 @@
+"""The DAGs of the fault tests: real operators, and what a DAG run orders to happen to their processes.
+
+Each task runs `pre_execute` in its own process, before the operator and again when it resumes. On the try that is
+named in the DAG run's conf it puts the ordered fault in place, at exactly one point of the operator's work:
+
+    hit                 what dies or breaks, and when
+    intent              the process, when the intent is stored and nothing is sent
+    answer              the process, when Flora has made the run and holds its answer back
+    before_id           the process, when the answer is read and the run's id is not stored
+    after_id            the process, when the run's id is stored and the task does not wait yet
+    result              the process, when it has the result in its hands (deferrable: when it resumes with it)
+    pushed              the process, when the result is in XCom and not noted as delivered
+    delivered           the process, when the result is noted as delivered and Airflow does not know of the success
+    store_before        the state store, from the beginning
+    store_after         the state store, for whatever names a run
+
+The moment of a hit is written to a file, for the seconds that it took to recover.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG
+
+from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
+
+MARKS = "FLORA_FAULTS_MARKS"
+MANY = (4, 6, 20, 50)
+
+
+def break_as_ordered(context: Any) -> None:
+    """Put in place what the DAG run orders for this try."""
+    conf = context["dag_run"].conf or {}
+    task = context["task"]
+    if "key_kept_for" in conf:
+        from airflow_provider_flora.runs import starting
+
+        starting.KEY_KEPT_FOR, starting.KEY_MARGIN = conf["key_kept_for"], 0.0
+    task.on_unknown_start = conf.get("on_unknown_start", task.on_unknown_start)
+    if context["ti"].try_number > 1:
+        time.sleep(conf.get("seconds_before_retry", 0))
+    if context["ti"].try_number in conf.get("on_tries", [1]) and conf.get("hit"):
+        HITS[conf["hit"]](context)
+
+
+def mark(context: Any) -> None:
+    """Write down when the fault came."""
+    ti = context["ti"]
+    (Path(os.environ[MARKS]) / f"{ti.run_id}--{ti.map_index}").write_text(str(time.time()))
+
+
+def die(context: Any) -> None:
+    """End this process as the kernel's out-of-memory killer would."""
+    mark(context)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# --- the process ------------------------------------------------------------------------------------------
+
+
+def intent(context: Any) -> None:
+    _die_around_save(context, lambda record: record.run_id is None, first=False)
+
+
+def before_id(context: Any) -> None:
+    _die_around_save(context, lambda record: record.run_id is not None, first=True)
+
+
+def after_id(context: Any) -> None:
+    _die_around_save(context, lambda record: record.run_id is not None, first=False)
+
+
+def delivered(context: Any) -> None:
+    _die_around_save(context, lambda record: record.delivered, first=False)
+
+
+def pushed(context: Any) -> None:
+    _die_around_save(context, lambda record: record.delivered, first=True)
+
+
+def _die_around_save(context: Any, is_it: Callable[[Any], bool], *, first: bool) -> None:
+    from airflow_provider_flora.runs.starting import TaskStateMemory
+
+    save = TaskStateMemory.save
+
+    def save_and_die(self: Any, record: Any) -> None:
+        if first and is_it(record):
+            die(context)
+        save(self, record)
+        if is_it(record):
+            die(context)
+
+    TaskStateMemory.save = save_and_die  # type: ignore[method-assign]
+
+
+def result(context: Any) -> None:
+    FloraRunTechniqueOperator._hand_over = lambda *_: die(context)  # type: ignore[method-assign]
+
+
+def answer(context: Any) -> None:
+    """The emulator was ordered to hold the answer back; its ledger says when the run was made."""
+    from airflow_provider_flora.api.client import FloraClient
+
+    conf = context["dag_run"].conf
+    start = FloraClient.start_technique_run
+
+    def watch(own: str) -> None:
+        while True:
+            with urllib.request.urlopen(f"{conf['origin']}/_emulator/ledger") as books:
+                runs = json.load(books)["runs"]
+            texts = {entry["value"] for run in runs for entry in run["inputs"]}
+            if own in texts and len(texts) >= conf.get("together", 1):
+                die(context)
+            time.sleep(0.05)
+
+    def start_and_be_watched(self: Any, technique_id: str, inputs: Any, *rest: Any) -> Any:
+        _meet(context, conf.get("together", 1))
+        threading.Thread(target=watch, args=[inputs[0].value], daemon=True).start()
+        return start(self, technique_id, inputs, *rest)
+
+    FloraClient.start_technique_run = start_and_be_watched  # type: ignore[method-assign]
+
+
+def _meet(context: Any, count: int) -> None:
+    """Wait until so many tasks of the DAG run have come here, so that they go on in the same second."""
+    ti = context["ti"]
+    place = Path(os.environ[MARKS]) / f"{ti.run_id}--meeting"
+    place.mkdir(exist_ok=True)
+    (place / str(ti.map_index)).touch()
+    ends = time.monotonic() + 120
+    while len(list(place.iterdir())) < count and time.monotonic() < ends:
+        time.sleep(0.05)
+
+
+# --- the state store --------------------------------------------------------------------------------------
+
+
+class _Unreachable:
+    """A task's state store that cannot be reached, from the moment on that `is_it` tells."""
+
+    def __init__(self, store: Any, context: Any, is_it: Callable[[Any], bool]) -> None:
+        self._store = store
+        self._context = context
+        self._is_it = is_it
+
+    @contextmanager
+    def _reached(self, value: Any) -> Iterator[None]:
+        if self._is_it(value):
+            mark(self._context)
+            raise ConnectionError("the state store cannot be reached")
+        yield
+
+    def get(self, key: str, default: Any = None) -> Any:
+        with self._reached(None):
+            return self._store.get(key, default)
+
+    def set(self, key: str, value: Any, **how: Any) -> None:
+        with self._reached(value):
+            self._store.set(key, value, **how)
+
+
+def store_before(context: Any) -> None:
+    context["task_state_store"] = _Unreachable(context["task_state_store"], context, lambda value: True)
+
+
+def store_after(context: Any) -> None:
+    context["task_state_store"] = _Unreachable(
+        context["task_state_store"], context, lambda value: bool(value and value["run_id"])
+    )
+
+
+HITS: dict[str, Callable[[Any], None]] = {
+    one.__name__: one
+    for one in (intent, answer, before_id, after_id, result, pushed, delivered, store_before, store_after)
+}
+
+
+# --- the DAGs ---------------------------------------------------------------------------------------------
+
+
+def technique(**parameters: Any) -> dict[str, Any]:
+    """The operator's parameters; the words of a run tell whose it is."""
+    return {
+        "task_id": "run_technique",
+        "technique_id": "tagline-writer",
+        "flora_conn_id": "{{ dag_run.conf['connection'] }}",
+        "timeout": "{{ dag_run.conf.get('timeout', 900) }}",
+        "poll_interval": 1.0,
+        "adopt_run_id": "{{ var.json.get('flora_adopt', {}).get(run_id, '') }}",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=1),
+        "pre_execute": break_as_ordered,
+        **parameters,
+    }
+
+
+for mode, deferrable in (("deferrable", True), ("synchronous", False)):
+    with DAG(f"one_{mode}", max_active_runs=200):
+        FloraRunTechniqueOperator(inputs={"brief": "{{ run_id }}"}, deferrable=deferrable, **technique())
+    # A minute without Flora is shorter than what retries with an ordinary delay get over.
+    with DAG(f"patient_{mode}", max_active_runs=200):
+        FloraRunTechniqueOperator(
+            inputs={"brief": "{{ run_id }}"},
+            deferrable=deferrable,
+            **technique(retry_delay=timedelta(seconds=30)),
+        )
+    with DAG(f"limited_{mode}", max_active_runs=200):
+        FloraRunTechniqueOperator(
+            inputs={"brief": "{{ run_id }}"},
+            deferrable=deferrable,
+            **technique(execution_timeout=timedelta(seconds=8)),
+        )
+    # The words change with each try.
+    with DAG(f"changing_{mode}", max_active_runs=200):
+        FloraRunTechniqueOperator(
+            inputs={"brief": "{{ run_id }} in try {{ ti.try_number }}"}, deferrable=deferrable, **technique()
+        )
+    for count in MANY:
+        with DAG(f"many_{count}_{mode}", max_active_runs=200, max_active_tasks=64):
+            FloraRunTechniqueOperator.partial(deferrable=deferrable, **technique()).expand(
+                inputs=[{"brief": f"{{{{ run_id }}}} number {number}"} for number in range(count)]
+            )

@@ -1,0 +1,415 @@
+"""Runs scenarios on a real Airflow and judges them by the emulator's ledger.
+
+A scenario is one DAG run with a Flora of its own: an emulator, and an Airflow connection that leads to it. So its
+ledger holds nothing but its own runs, many scenarios can run at once, and a person's mistakes in one of them are
+not another's candidates. `fault_scenarios.py` says which there are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from local_airflow import LocalAirflow, NotYetError
+
+from airflow_provider_flora.emulator import Emulator
+
+API_KEY = "sk_test_that_must_not_be_seen_in_any_log"
+TASK = "run_technique"
+FINAL = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
+AT_ONCE = 9
+LONGEST = 420.0
+"""Seconds after which a scenario is given up."""
+AN_IDEMPOTENCY_KEY = re.compile(rb"airflow-(?:[0-9a-f]{8}-[0-9a-f]{4}-|[0-9a-f]{40})")
+
+Script = Callable[["Running"], None]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A fault, and what must come of it.
+
+    :param fault: its number.
+    :param what: it in words.
+    :param mode: `deferrable` or `synchronous`.
+    :param account: of idempotency, `docs` or `site`.
+    :param hit: what happens to the task's process; see the DAG file.
+    :param conf: more for the DAG run's conf.
+    :param orders: faults for the emulator.
+    :param flora: more options of the emulator.
+    :param connection: the connection's extra.
+    :param dag: the DAG without its mode.
+    :param tasks: how many tasks the DAG has.
+    :param script: what a person does, or what happens to Airflow, meanwhile.
+    :param charged: how many runs must be charged at the end.
+    :param started: how many must have been started; default: as many as are charged.
+    :param right: how many tasks must have the outputs of their own inputs; default: all or none, as `state` says.
+    :param error: what the error must say; of mapped tasks, of each that failed.
+    :param says: what the last try's log must say, and nothing else of the kind.
+    :param celery: run under Celery with two triggerers.
+    :param alone: run with nothing else at the same time.
+    :param in_part: belongs to the part that is run with every `make test`.
+    """
+
+    fault: str
+    what: str
+    mode: str
+    account: str = "docs"
+    hit: str | None = None
+    conf: Mapping[str, Any] = field(default_factory=dict)
+    orders: Sequence[Mapping[str, Any]] = ()
+    flora: Mapping[str, Any] = field(default_factory=dict)
+    connection: Mapping[str, Any] = field(default_factory=dict)
+    dag: str = "one"
+    tasks: int = 1
+    script: Script | None = None
+    charged: int = 1
+    started: int | None = None
+    right: int | None = None
+    state: str = "success"
+    error: str | None = None
+    says: str | None = None
+    celery: bool = False
+    alone: bool = False
+    in_part: bool = False
+
+    @property
+    def name(self) -> str:
+        """A name that fits into a URL, an id and a line."""
+        words = [self.fault, self.what, self.mode, *(["site"] if self.account == "site" else [])]
+        return re.sub(r"[^a-z0-9]+", "_", " ".join(words).lower()).strip("_")
+
+    @property
+    def dag_id(self) -> str:
+        """The DAG that it runs."""
+        return f"{self.dag}_{self.mode}"
+
+    @property
+    def must_be_right(self) -> int:
+        """How many tasks must have the outputs of their own inputs."""
+        if self.right is not None:
+            return self.right
+        return self.tasks if self.state == "success" else 0
+
+
+@dataclass
+class Verdict:
+    """What came of a scenario. It held if there are no problems."""
+
+    scenario: Scenario
+    state: str = "unknown"
+    charged: int = 0
+    started: int = 0
+    right: int = 0
+    seconds: float | None = None
+    errors: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """It in one line."""
+        took = "" if self.seconds is None else f", {self.seconds:.0f} s after the fault"
+        held = "ok " if not self.problems else "BAD"
+        counts = f"{self.charged} charged, {self.right} of {self.scenario.tasks} right"
+        return f"{held} {self.scenario.name}: {self.state}, {counts}{took}" + "".join(
+            f"\n    {problem}" for problem in self.problems
+        )
+
+
+class Board:
+    """The task instances of all DAG runs, read by one request a second for all scenarios."""
+
+    def __init__(self, airflow: LocalAirflow) -> None:
+        self._airflow = airflow
+        self._changed = threading.Condition()
+        self._instances: dict[str, list[Mapping[str, Any]]] = {}
+        self._read_at = 0.0
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="board", daemon=True)
+
+    def __enter__(self) -> Board:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._ends.wait(1):
+            began = time.monotonic()
+            try:
+                instances = self._read()
+            except OSError:  # an API server that is away, which some scenarios see to
+                continue
+            with self._changed:
+                self._instances, self._read_at = instances, began
+                self._changed.notify_all()
+
+    def _read(self) -> dict[str, list[Mapping[str, Any]]]:
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        count = 0
+        while True:
+            body = {"page_limit": 100, "page_offset": count, "order_by": "id"}
+            answer = self._airflow.api("POST", "/dags/~/dagRuns/~/taskInstances/list", body=body)
+            for raw in answer["task_instances"]:
+                found.setdefault(raw["dag_run_id"], []).append(raw)
+            count += len(answer["task_instances"])
+            if not answer["task_instances"] or count >= answer["total_entries"]:
+                return found
+
+    def wait(
+        self, run_id: str, probe: Callable[[Sequence[Mapping[str, Any]]], bool], timeout: float, what: str
+    ) -> list[Mapping[str, Any]]:
+        """Wait until `probe` holds for a run's task instances as they were read from now on."""
+        asked = time.monotonic()
+        ends = asked + timeout
+        with self._changed:
+            while True:
+                instances = self._instances.get(run_id, [])
+                if self._read_at > asked and instances and probe(instances):
+                    return instances
+                if time.monotonic() > ends:
+                    states = sorted(f"{one['map_index']}: {one['state']}" for one in instances)
+                    raise NotYetError(f"waited {timeout:.0f} s for {what}; {', '.join(states)}")
+                self._changed.wait(1)
+
+
+class Running:
+    """A scenario under way: what a script may do."""
+
+    def __init__(
+        self, scenario: Scenario, airflow: LocalAirflow, board: Board, flora: Emulator, marks: Path
+    ) -> None:
+        self.scenario = scenario
+        self.airflow = airflow
+        self.flora = flora
+        self.run_id = scenario.name
+        self._board = board
+        self._marks = marks
+        self._fault_at: float | None = None
+
+    def mark(self) -> None:
+        """The fault comes now."""
+        self._fault_at = time.time()
+
+    def fault_at(self) -> float | None:
+        """When the fault came: by the script, by the task's process, or by the emulator."""
+        hits = [float(path.read_text()) for path in self._marks.glob(f"{self.run_id}--*") if path.is_file()]
+        return min(hits, default=self._fault_at)
+
+    def wait_runs(self, count: int, *statuses: str, timeout: float = 180) -> list[dict[str, Any]]:
+        """Wait until Flora has so many runs, in one of the statuses if any are given."""
+        ends = time.monotonic() + timeout
+        while True:
+            runs = [run for run in self.flora.ledger()["runs"] if not statuses or run["status"] in statuses]
+            if len(runs) >= count:
+                return runs
+            if time.monotonic() > ends:
+                raise NotYetError(f"waited {timeout:.0f} s for {count} runs {statuses}; there are {len(runs)}")
+            time.sleep(0.2)
+
+    def wait_states(self, *states: str, timeout: float = LONGEST) -> list[Mapping[str, Any]]:
+        """Wait until every task is in one of the states."""
+        count = self.scenario.tasks
+        return self._board.wait(
+            self.run_id,
+            lambda found: len(found) == count and all(one["state"] in states for one in found),
+            timeout,
+            f"{count} tasks to be {' or '.join(sorted(states))}",
+        )
+
+    def clear(self) -> None:
+        """Clear the task, as a person does."""
+        self.airflow.clear(self.scenario.dag_id, self.run_id, [TASK])
+
+    def xcom(self, map_index: int) -> Any:
+        """What a task has handed over."""
+        return self.airflow.xcom(self.scenario.dag_id, self.run_id, TASK, map_index=map_index)
+
+    def log(self, map_index: int, try_number: int | None = None) -> str:
+        """The log of a task's last try, or of another."""
+        return self.airflow.task_log(self.scenario.dag_id, self.run_id, TASK, try_number, map_index)
+
+
+class Runner:
+    """Runs scenarios on one Airflow."""
+
+    def __init__(self, airflow: LocalAirflow, marks: Path, say: Callable[[str], None]) -> None:
+        self._airflow = airflow
+        self._marks = marks
+        self._say = say
+
+    def run(self, scenarios: Sequence[Scenario]) -> list[Verdict]:
+        """Run and judge: first what can run together, then what must be alone."""
+        for dag_id in sorted({scenario.dag_id for scenario in scenarios}):
+            self._airflow.wait_for_dag(dag_id)
+            self._airflow.unpause(dag_id)
+        verdicts: list[Verdict] = []
+        with Board(self._airflow) as board:
+
+            def run(scenario: Scenario) -> None:
+                verdict = self._run(scenario, board)
+                verdicts.append(verdict)
+                self._say(f"[{len(verdicts)}/{len(scenarios)}] {verdict.line()}")
+
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(run, [scenario for scenario in scenarios if not scenario.alone]))
+            for scenario in scenarios:
+                if scenario.alone:
+                    run(scenario)
+        self._look_for_keys(verdicts)
+        return verdicts
+
+    def _run(self, scenario: Scenario, board: Board) -> Verdict:
+        verdict = Verdict(scenario)
+        options = {"run_seconds": 4.0, "cost_lag": 0.2, "api_key": API_KEY, **scenario.flora}
+        with Emulator(idempotency=scenario.account, **options) as flora:
+            running = Running(scenario, self._airflow, board, flora, self._marks)
+            watcher = _FaultWatch(running)
+            try:
+                self._start(running)
+                if scenario.script is not None:
+                    scenario.script(running)
+                instances = running.wait_states(*FINAL)
+                _judge(verdict, running, instances)
+            except Exception as error:
+                verdict.problems.append(f"{type(error).__name__}: {error}")
+            finally:
+                watcher.end()
+        return verdict
+
+    def _start(self, running: Running) -> None:
+        scenario = running.scenario
+        # Short, so that the time in which a lost run can have been made ends before the test does.
+        extra = {"timeout": 10, "max_retries": 2, **scenario.connection}
+        connection = {
+            "connection_id": running.run_id,
+            "conn_type": "flora",
+            "host": running.flora.base_url,
+            "password": API_KEY,
+            "extra": json.dumps(extra),
+        }
+        self._airflow.api("POST", "/connections", body=connection)
+        for order in scenario.orders:
+            running.flora.order_fault(**order)
+        conf = {"connection": running.run_id, "origin": running.flora.origin, "hit": scenario.hit, **scenario.conf}
+        self._airflow.trigger(scenario.dag_id, conf, run_id=running.run_id)
+
+    def _look_for_keys(self, verdicts: Sequence[Verdict]) -> None:
+        """Neither Flora's key nor an idempotency key may be in any log."""
+        logs = [*self._airflow.logs.rglob("*.log*"), *(self._airflow.home / "processes").iterdir()]
+        read = [(path, path.read_bytes()) for path in logs if path.is_file()]
+        for path, text in read:
+            for name, there in (
+                ("the API key", API_KEY.encode() in text),
+                ("a key", AN_IDEMPOTENCY_KEY.search(text)),
+            ):
+                if there:
+                    for verdict in verdicts:
+                        if verdict.scenario.name in str(path) or not path.is_relative_to(self._airflow.logs):
+                            verdict.problems.append(f"{name} is in {path.name}")
+
+
+class _FaultWatch:
+    """Notes when the emulator's first fault fires, for scenarios in which nothing else tells."""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        if running.scenario.orders and not running.scenario.hit:
+            self._thread.start()
+
+    def _work(self) -> None:
+        while not self._ends.wait(0.3):
+            if self._running.flora.ledger(with_runs=False)["faults_fired"]:
+                self._running.mark()
+                return
+
+    def end(self) -> None:
+        self._ends.set()
+
+
+def _judge(verdict: Verdict, running: Running, instances: Sequence[Mapping[str, Any]]) -> None:
+    """Compare what is with what must be."""
+    scenario = running.scenario
+    _wait_for_ends(running)
+    books = running.flora.ledger()
+    verdict.started, verdict.charged = books["started_runs"], books["charged_runs"]
+    states = {str(one["state"]) for one in instances}
+    verdict.state = states.pop() if len(states) == 1 else "mixed"
+    ended = max(
+        (datetime.fromisoformat(one["end_date"]).timestamp() for one in instances if one["end_date"]), default=0
+    )
+    fault_at = running.fault_at()
+    if fault_at is None:
+        verdict.problems.append("the fault never came")
+    else:
+        verdict.seconds = max(0.0, ended - fault_at)
+    inputs = {run["run_id"]: run["inputs"][0]["value"] for run in books["runs"]}
+    given: list[str] = []
+    for one in sorted(instances, key=lambda one: one["map_index"]):
+        log = running.log(one["map_index"])
+        if one["state"] == "success":
+            value = running.xcom(one["map_index"])
+            given.append(value["run_id"])
+            own = inputs.get(value["run_id"], "") == _own_words(scenario, one)
+            if own and _own_words(scenario, one) in value["output_texts"][0]:
+                verdict.right += 1
+            else:
+                verdict.problems.append(
+                    f"task {one['map_index']} has the result of {inputs.get(value['run_id'])!r}"
+                )
+        else:
+            verdict.errors.append(_error_of(log))
+            if scenario.error and not re.search(scenario.error, verdict.errors[-1], re.DOTALL):
+                verdict.problems.append(f"the error is {verdict.errors[-1]!r}; it must say {scenario.error!r}")
+        if scenario.says:
+            said = re.findall(r"^(Started|Adopted|Found|Leaving) (?:run_\w+)", log, re.MULTILINE)
+            if said != [scenario.says]:
+                verdict.problems.append(f"its log must say {scenario.says!r} once; it says {said}")
+    if len(set(given)) != len(given):
+        verdict.problems.append("one run was handed to two tasks")
+    must = {
+        "state": scenario.state,
+        "charged": scenario.charged,
+        "started": scenario.charged if scenario.started is None else scenario.started,
+        "right": scenario.must_be_right,
+    }
+    verdict.problems += [
+        f"{name} must be {wanted!r}, not {getattr(verdict, name)!r}"
+        for name, wanted in must.items()
+        if getattr(verdict, name) != wanted
+    ]
+
+
+def _own_words(scenario: Scenario, instance: Mapping[str, Any]) -> str:
+    if scenario.tasks > 1:
+        return f"{scenario.name} number {instance['map_index']}"
+    return scenario.name
+
+
+def _wait_for_ends(running: Running) -> None:
+    """A run that goes on after its task has ended is charged too."""
+    for _ in range(100):
+        if not any(run["status"] in ("pending", "running") for run in running.flora.ledger()["runs"]):
+            return
+        time.sleep(0.5)
+
+
+def _error_of(log: str) -> str:
+    """The error that ended a try, out of its log: the last in a chain, with all its lines."""
+    found = re.findall(
+        r"^(?:Flora\w+|Airflow\w+|ConnectionError|TimeoutError): .*(?:\n(?!\w+(?:Error|Exception): ).+)*",
+        log,
+        re.MULTILINE,
+    )
+    return str(found[0]) if found else f"(no error in the log: {log[-1500:]})"

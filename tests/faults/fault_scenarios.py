@@ -1,0 +1,403 @@
+"""The faults, each with what must come of it. How they are run and judged is in `fault_running.py`.
+
+For each execution that a user asked for, one run is charged, and each task has the outputs of its own inputs. Where
+certainty is impossible the task stops, with an error that says what is known.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fault_running import FINAL, Running, Scenario
+
+MODES = ("deferrable", "synchronous")
+ACCOUNTS = ("docs", "site")
+POST = {"operation": "startTechniqueRun"}
+HOLD_THE_ANSWER = {"kind": "delay", "when": "after", "seconds": 90, **POST}
+REFUSED_BY_MODERATION = {
+    "kind": "fail_run",
+    "error_code": "GPU_PROVIDER_ERROR",
+    "error_message": "Your request was rejected by the safety system. safety_violations=[sexual]",
+}
+NOT_WHICH = r"FloraUnknownStart|Flora says that it has a run for it, but not which. .*Runs that could be it: run_"
+FORGOTTEN = r"Flora may have forgotten its idempotency key since. .*Runs that could be it: run_"
+
+
+# --- what a person does, or what happens to Airflow, meanwhile ---------------------------------------------
+
+
+def clear_finished(running: Running) -> None:
+    running.wait_states("success")
+    running.mark()
+    running.clear()
+
+
+def clear_waiting(running: Running) -> None:
+    running.wait_runs(1)
+    running.wait_states("deferred", "running")
+    running.mark()
+    running.clear()
+
+
+def clear_failed_whose_run_completed(running: Running) -> None:
+    running.wait_states("failed")
+    running.wait_runs(1, "completed")
+    running.mark()
+    running.clear()
+
+
+def somebody_runs_the_same(running: Running) -> None:
+    running.wait_runs(1)
+    running.flora.seed_runs(technique_id="tagline-writer", status="completed")
+
+
+def hand_the_run_over(running: Running) -> None:
+    """What the error says: name the run, and clear the task."""
+    running.wait_states("failed")
+    [run] = running.wait_runs(1)
+    value = f'{{"{running.run_id}": "{run["run_id"]}"}}'
+    running.airflow.api("POST", "/variables", body={"key": "flora_adopt", "value": value})
+    running.mark()
+    running.clear()
+
+
+def no_service_for_a_minute(running: Running) -> None:
+    time.sleep(60)
+    running.flora.clear_faults()
+
+
+def no_service_for_a_minute_while_waiting(running: Running) -> None:
+    running.wait_runs(1, "running")
+    running.flora.order_fault("status", status=503, times=None)
+    running.mark()
+    time.sleep(60)
+    running.flora.clear_faults()
+
+
+def kill(*components: str, seconds_away: float = 0) -> Callable[[Running], None]:
+    """SIGKILL parts of Airflow while every task waits for its run, and start them again."""
+
+    def script(running: Running) -> None:
+        running.wait_runs(running.scenario.tasks)
+        running.wait_states("deferred" if running.scenario.mode == "deferrable" else "running")
+        running.mark()
+        for component in components:
+            running.airflow.kill(component)
+        time.sleep(seconds_away)
+        running.airflow.start_all()
+
+    return script
+
+
+def kill_everything(running: Running) -> None:
+    kill(*running.airflow.pids())(running)
+
+
+def kill_a_triggerer_for_good(running: Running) -> None:
+    """The other one takes its waits over."""
+    running.wait_states("deferred")
+    running.mark()
+    running.airflow.kill("triggerer")
+    running.wait_states(*FINAL)
+    running.airflow.start_all()
+
+
+def kill_the_worker_before_the_answer(running: Running) -> None:
+    """The whole Celery worker, with the task's process and the one that looks after it."""
+    running.wait_runs(1)
+    running.mark()
+    running.airflow.kill("celery-worker")
+    running.airflow.start_all()
+
+
+# --- the faults -------------------------------------------------------------------------------------------
+
+
+def _both(in_part: str, /, *fault: str, **words: Any) -> Iterator[Scenario]:
+    """A fault in both modes; the part has those that `in_part` names."""
+    for mode in MODES:
+        yield Scenario(*fault, mode=mode, in_part=mode in in_part, **words)
+
+
+def _deaths() -> Iterator[Scenario]:
+    yield from _both("deferrable synchronous", "1", "killed before the POST", hit="intent", says="Started")
+    for account, says in (("docs", "Found"), ("site", "Started")):
+        held: dict[str, Any] = {"account": account, "hit": "answer", "orders": [HOLD_THE_ANSWER]}
+        both = "deferrable synchronous" if account == "docs" else "deferrable"
+        yield from _both(both, "2", "killed before the answer", says=says, **held)
+    held = {"hit": "answer", "orders": [HOLD_THE_ANSWER]}
+    off: Mapping[str, Any] = {"clock_skew": -5400.0, "list_lag": 2.0}
+    yield from _both("synchronous", "2", "the same, Flora 90 minutes behind", flora=off, says="Found", **held)
+    stranger = {**held, "script": somebody_runs_the_same}
+    yield from _both(
+        "deferrable",
+        "2",
+        "the same, and somebody runs the same technique",
+        state="failed",
+        error=NOT_WHICH,
+        **stranger,
+    )
+    yield from _both(
+        "",
+        "2",
+        "the same, and a second charge is accepted",
+        conf={"on_unknown_start": "restart"},
+        charged=2,
+        says="Started",
+        **stranger,
+    )
+    yield from _both("deferrable", "3", "killed before the id is stored", hit="before_id", says="Found")
+    yield from _both("synchronous", "4", "killed after the id is stored", hit="after_id", says="Adopted")
+    yield from _both("deferrable synchronous", "8", "killed with the result in hand", hit="result", says="Adopted")
+    yield from _both("synchronous", "8", "killed after the XComs", hit="pushed", says="Adopted")
+    yield from _both("deferrable", "8", "killed after delivery is noted", hit="delivered", says="Adopted")
+
+
+def _answers() -> Iterator[Scenario]:
+    lost: Sequence[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = (
+        ("deferrable", "reset after processing", {"kind": "reset", "when": "after"}, {}),
+        (
+            "synchronous",
+            "read time-out after processing",
+            {"kind": "delay", "when": "after", "seconds": 5},
+            {"timeout": 2},
+        ),
+        ("synchronous", "cut JSON", {"kind": "cut_json"}, {}),
+        ("deferrable", "HTML 502 before processing", {"kind": "html", "when": "before"}, {}),
+        ("synchronous", "HTML 502 after processing", {"kind": "html", "when": "after"}, {}),
+    )
+    for part, what, order, connection in lost:
+        for account in ACCOUNTS:
+            known = account == "site" or "before" in what
+            words: dict[str, Any] = {"account": account, "connection": connection, "orders": [{**order, **POST}]}
+            in_part = part if account == "docs" else ""
+            yield from _both(in_part, "5", what, says="Started" if known else "Found", **words)
+    limited = {"kind": "status", "status": 429, "code": "rate_limited", **POST}
+    yield from _both("deferrable", "6", "429 with retry-after", orders=[{**limited, "retry_after": 3}])
+    yield from _both("synchronous", "6", "429 without retry-after", orders=[limited])
+    no_service = {"kind": "status", "status": 503, "times": None}
+    yield from _both(
+        "synchronous",
+        "6",
+        "503 for a minute",
+        dag="patient",
+        orders=[no_service],
+        script=no_service_for_a_minute,
+        connection={"max_retries": 4},
+    )
+    yield from _both(
+        "deferrable",
+        "6",
+        "503 for a minute while waiting",
+        flora={"run_seconds": 30.0},
+        script=no_service_for_a_minute_while_waiting,
+    )
+
+
+def _times() -> Iterator[Scenario]:
+    slow = {"flora": {"run_seconds": 14.0}}
+    yield from _both("deferrable", "9", "timeout", conf={"timeout": 6}, says="Adopted", script=first_run, **slow)
+    yield from _both(
+        "synchronous", "9", "execution_timeout", dag="limited", says="Adopted", script=first_run, **slow
+    )
+
+
+def first_run(running: Running) -> None:
+    running.wait_runs(1)
+    running.mark()
+
+
+def _failures() -> Iterator[Scenario]:
+    yield from _both(
+        "deferrable synchronous", "10", "a transient failure", orders=[{"kind": "fail_run"}], started=2
+    )
+    yield from _both(
+        "deferrable synchronous",
+        "10",
+        "refused by moderation",
+        orders=[REFUSED_BY_MODERATION],
+        started=1,
+        charged=0,
+        state="failed",
+        error=r"rejected by the safety system.*change the input",
+    )
+
+
+def _clears() -> Iterator[Scenario]:
+    yield from _both(
+        "deferrable", "11", "clear of a finished task", script=clear_finished, charged=2, says="Started"
+    )
+    yield from _both(
+        "deferrable synchronous",
+        "11",
+        "clear of a waiting task",
+        script=clear_waiting,
+        flora={"run_seconds": 12.0},
+        says="Adopted",
+    )
+    yield from _both(
+        "synchronous",
+        "11",
+        "clear of a failed task whose run completed",
+        conf={"timeout": 1},
+        flora={"run_seconds": 30.0},
+        script=clear_failed_whose_run_completed,
+        says="Adopted",
+    )
+
+
+def _stores() -> Iterator[Scenario]:
+    for_good = {"on_tries": [1, 2, 3]}
+    yield from _both("deferrable", "13", "no store before the POST", hit="store_before", says="Started")
+    yield from _both(
+        "synchronous",
+        "13",
+        "no store before the POST, in every try",
+        hit="store_before",
+        conf=for_good,
+        charged=0,
+        state="failed",
+        error="the state store cannot be reached",
+    )
+    yield from _both("deferrable", "13", "no store after the POST", hit="store_after", says="Found")
+    yield from _both(
+        "synchronous",
+        "13",
+        "no store after the POST, in every try",
+        hit="store_after",
+        conf=for_good,
+        state="failed",
+        error=r"Run run_\w+ of technique .* was started.*adopt_run_id='run_",
+    )
+
+
+def _windows() -> Iterator[Scenario]:
+    gone: dict[str, Any] = {"flora": {"idempotency_window": 5.0}, "orders": [HOLD_THE_ANSWER]}
+    conf = {"key_kept_for": 4.0, "seconds_before_retry": 6}
+    lost: dict[str, Any] = {"hit": "answer", "conf": conf, **gone}
+    yield from _both("deferrable", "14", "key forgotten", state="failed", error=FORGOTTEN, **lost)
+    yield from _both(
+        "", "14", "key forgotten, a second charge is accepted", charged=2, says="Started",
+        **{**lost, "conf": {**conf, "on_unknown_start": "restart"}},
+    )  # fmt: skip
+    yield from _both(
+        "synchronous", "14", "key forgotten, nothing was sent", hit="intent", conf=conf, says="Started"
+    )
+    # One of them only: there is one variable.
+    yield Scenario(
+        "14", "key forgotten, and the run is handed over", "synchronous", says="Adopted", in_part=True,
+        script=hand_the_run_over, **lost,
+    )  # fmt: skip
+    yield from _both(
+        "deferrable", "14", "inputs changed after a lost answer", dag="changing", state="failed",
+        error="its inputs were others than those the task has now", hit="answer", orders=[HOLD_THE_ANSWER],
+    )  # fmt: skip
+    yield from _both(
+        "", "14", "inputs changed after the id is stored", dag="changing", state="failed",
+        error=r"started run_\w+ .* with other inputs than those", hit="after_id",
+    )  # fmt: skip
+
+
+def _mapped() -> Iterator[Scenario]:
+    for account in ACCOUNTS:
+        words: dict[str, Any] = {"account": account, "hit": "answer", "alone": True, "connection": {"timeout": 120}}
+        if account == "docs":
+            words |= {"state": "failed", "error": NOT_WHICH}
+        for count, part in ((20, ""), (4, "deferrable")):
+            yield from _both(
+                part,
+                "12",
+                f"{count} mapped tasks killed before the answer",
+                dag=f"many_{count}",
+                tasks=count,
+                charged=count,
+                conf={"together": count},
+                orders=[{**HOLD_THE_ANSWER, "times": count}],
+                **words,
+            )
+
+
+def _parts_of_airflow() -> Iterator[Scenario]:
+    kills: Sequence[tuple[str, Callable[[Running], None], tuple[str, ...]]] = (
+        ("the triggerer killed", kill("triggerer"), ("deferrable",)),
+        ("the scheduler killed", kill("scheduler"), MODES),
+        ("no API server for 20 s", kill("api-server", seconds_away=20), MODES),
+        ("all of Airflow killed", kill_everything, MODES),
+    )
+    for what, script, modes in kills:
+        for mode in modes:
+            few = Scenario(
+                "7",
+                f"{what} while 6 tasks wait",
+                mode,
+                dag="many_6",
+                tasks=6,
+                charged=6,
+                flora={"run_seconds": 45.0},
+                script=script,
+                alone=True,
+                in_part=mode == "deferrable" or "all" in what,
+            )
+            # A waiting task holds no worker, so there can be many; one that holds one is what six are.
+            yield few if mode == "synchronous" else replace(few, in_part=few.in_part)
+            if mode == "deferrable":
+                yield replace(
+                    few,
+                    what=f"{what} while 50 tasks wait",
+                    dag="many_50",
+                    tasks=50,
+                    charged=50,
+                    flora={"run_seconds": 150.0},
+                    in_part=False,
+                )
+
+
+def _celery() -> Iterator[Scenario]:
+    lost: dict[str, Any] = {"celery": True, "hit": "answer", "orders": [HOLD_THE_ANSWER]}
+    yield from _both("deferrable", "15", "Celery: 2, killed before the answer", says="Found", **lost)
+    yield from _both(
+        "", "15", "Celery: 4, killed after the id is stored", celery=True, hit="after_id", says="Adopted"
+    )
+    worker: dict[str, Any] = {"celery": True, "alone": True, "connection": {"timeout": 60}}
+    yield from _both(
+        "synchronous",
+        "15",
+        "Celery: 2, the worker killed",
+        script=kill_the_worker_before_the_answer,
+        orders=[HOLD_THE_ANSWER],
+        says="Found",
+        **worker,
+    )
+    six: dict[str, Any] = {"dag": "many_6", "tasks": 6, "charged": 6, "flora": {"run_seconds": 30.0}}
+    yield Scenario(
+        "15", "Celery: 7, one of two triggerers killed", "deferrable", script=kill_a_triggerer_for_good, celery=True,
+        alone=True, in_part=True, **six,
+    )  # fmt: skip
+    fifty: dict[str, Any] = {"dag": "many_50", "tasks": 50, "charged": 50, "flora": {"run_seconds": 150.0}}
+    yield Scenario(
+        "15", "Celery: 7, one of two triggerers killed while 50 tasks wait", "deferrable",
+        script=kill_a_triggerer_for_good, celery=True, alone=True, **fifty,
+    )  # fmt: skip
+    yield from _both(
+        "", "15", "Celery: 7, all of Airflow killed", script=kill_everything, celery=True, alone=True, **six
+    )
+
+
+SCENARIOS: Sequence[Scenario] = sorted(
+    (
+        *_deaths(),
+        *_answers(),
+        *_parts_of_airflow(),
+        *_times(),
+        *_failures(),
+        *_clears(),
+        *_mapped(),
+        *_stores(),
+        *_windows(),
+        *_celery(),
+    ),
+    key=lambda scenario: int(scenario.fault),
+)

@@ -1,0 +1,116 @@
+"""Whatever dies: each execution is charged once, and each task has the outputs of its own inputs.
+
+`make test` runs a part that has each kind of fault; `make faults`, all of them, and writes down what came of it.
+All scenarios of one Airflow run together, so a single one costs as much as its Airflow's start: `pytest -k`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from fault_report import write_report
+from fault_running import Runner, Scenario, Verdict
+from fault_scenarios import SCENARIOS
+from local_airflow import LocalAirflow
+
+REPOSITORY = Path(__file__).parents[2]
+DAGS = Path(__file__).parent / "dags"
+DATABASES = REPOSITORY / ".airflow" / "empty-databases"
+ALL = os.environ.get("FLORA_FAULTS") == "all"
+LEAVE_NOTHING_OUT = bool(os.environ.get("FLORA_TESTS_LEAVE_NOTHING_OUT"))
+POSTGRES = ("127.0.0.1", 5432)
+REDIS = ("127.0.0.1", 6379)
+DATABASE_URL = "postgresql+psycopg2://postgres@127.0.0.1:5432/flora_faults_{}"
+CHOSEN = [scenario for scenario in SCENARIOS if ALL or scenario.in_part]
+
+# A task whose worker is gone, and a component that is, are noticed in minutes by default.
+NOTICE_SOON: Mapping[str, str] = {
+    "AIRFLOW__CORE__PARALLELISM": "24",
+    "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "64",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+}
+
+
+def _listens(address: tuple[str, int]) -> bool:
+    with socket.socket() as caller:
+        caller.settimeout(1)
+        return caller.connect_ex(address) == 0
+
+
+@pytest.fixture(scope="module")
+def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Verdict]:
+    """What came of every chosen scenario."""
+    chosen: list[Scenario] = [
+        item.callspec.params["scenario"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.function is test_each_execution_is_charged_once
+    ]
+    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+
+    def say(words: str) -> None:
+        """Tell of progress, past pytest's capture: all of it happens in this one fixture."""
+        terminal.write_line(f"{time.strftime('%H:%M:%S')} {words}")
+
+    with_postgres = _listens(POSTGRES)
+    found: list[Verdict] = []
+    began = time.monotonic()
+    for celery in (False, True):
+        scenarios = [scenario for scenario in chosen if scenario.celery == celery]
+        if not scenarios or (celery and not (with_postgres and _listens(REDIS))):
+            continue
+        home = tmp_path_factory.mktemp("celery" if celery else "faults")
+        marks = home / "marks"
+        marks.mkdir()
+        queue = f"flora_faults_{os.getpid()}"
+        airflow = LocalAirflow(
+            home / "airflow",
+            DAGS,
+            env={
+                **NOTICE_SOON,
+                "FLORA_FAULTS_MARKS": str(marks),
+                "AIRFLOW__OPERATORS__DEFAULT_QUEUE": queue,
+            },
+            database_url=DATABASE_URL.format(os.getpid()) if with_postgres else None,
+            database_cache=DATABASES,
+            report=lambda step: say(f"  {step}"),
+            **(
+                {
+                    "executor": "CeleryExecutor",
+                    "celery_workers": 1,
+                    "broker_url": f"redis://{REDIS[0]}:{REDIS[1]}/11",
+                    "triggerers": 2,
+                }
+                if celery
+                else {}
+            ),
+        )
+        say(f"{'Celery' if celery else 'LocalExecutor'}, {'PostgreSQL' if with_postgres else 'SQLite'}")
+        with airflow:
+            found += Runner(airflow, marks, say).run(scenarios)
+    say(f"all scenarios took {time.monotonic() - began:.0f} s")
+    if ALL and {verdict.scenario for verdict in found} == set(SCENARIOS):
+        write_report(REPOSITORY / "docs" / "reliability_results.rst", found)
+    return {verdict.scenario.name: verdict for verdict in found}
+
+
+@pytest.mark.parametrize("scenario", CHOSEN, ids=lambda scenario: scenario.name)
+def test_each_execution_is_charged_once(scenario: Scenario, verdicts: Mapping[str, Verdict]) -> None:
+    if scenario.name not in verdicts:
+        reason = "Celery needs Redis and PostgreSQL on this machine's usual ports"
+        pytest.fail(reason) if LEAVE_NOTHING_OUT else pytest.skip(reason)
+    verdict = verdicts[scenario.name]
+    assert verdict.problems == [], verdict.line()
+
+
+def test_the_part_has_every_fault() -> None:
+    assert {scenario.fault for scenario in SCENARIOS if scenario.in_part} == {str(n) for n in range(1, 16)}
+    assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
