@@ -374,6 +374,7 @@ class Starter:
                 self._technique_id, self._inputs, "async", self._callback_url, record.key
             )
             self._log.info("Started %s", run.run_id)
+            run = run.model_copy(update={"charged_cost": None})  # the answer to a start has a quote there
         except FloraAPIError as error:
             if error.status != 409:
                 self._note_refusal(record, error)

@@ -200,7 +200,7 @@ def test_a_number_that_is_none_is_refused(
 
 
 def test_a_price_above_the_limit_stops_the_task_for_good_before_anything_is_spent(flora: Emulator) -> None:
-    with pytest.raises(AirflowFailException, match="costs 0.09 USD, more than max_run_cost=0.08 USD"):
+    with pytest.raises(AirflowFailException, match=r"costs 0\.09 USD, more than max_run_cost=0\.08 USD"):
         life_of(still(max_run_cost=0.08)).run()
     assert posts_to(flora) == 0
 
