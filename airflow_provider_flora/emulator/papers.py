@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from PIL import Image, ImageDraw
 
-from airflow_provider_flora.emulator.pictures import Look, font, picture, wrapped
+from airflow_provider_flora.emulator.pictures import Look, font, scene, wrapped
 
 _PAGE = (1240, 1754)
 _MARGIN = 110
@@ -23,12 +23,13 @@ def paper(look: Look) -> bytes:
     draw = ImageDraw.Draw(page)
     draw.text((_MARGIN, _MARGIN), look.title, fill=_INK, font=font(64))
     width = _PAGE[0] - 2 * _MARGIN
-    figure = picture(replace(look, texts={} if look.photos else look.texts, size=(width, 620)))
+    figure = scene(replace(look, size=(width, 680)))
     page.paste(figure, (_MARGIN, 240))
     text = "\n\n".join(look.texts.values())
     face = font(34, text)
-    for place, line in enumerate(wrapped(text, face, width)[:14]):
-        draw.text((_MARGIN, 920 + 50 * place), line, fill=_INK, font=face)
+    top = 240 + figure.height + 70
+    for place, line in enumerate(wrapped(text, face, width)[: (_PAGE[1] - _MARGIN - top) // 50]):
+        draw.text((_MARGIN, top + 50 * place), line, fill=_INK, font=face)
     file = io.BytesIO()
     page.save(file, "PDF", resolution=150)
     return file.getvalue()

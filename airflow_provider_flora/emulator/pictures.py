@@ -280,7 +280,7 @@ def _light(words: str, chance: Random) -> Colour:
 
 def _framed(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The whole photo in that size; what it leaves free is filled with a blur of it, without a seam."""
-    ground = ImageOps.fit(photo, size).filter(ImageFilter.GaussianBlur(min(size) // 6))
+    ground = ImageOps.fit(photo, size).filter(ImageFilter.GaussianBlur(min(size) // 3))
     whole = ImageOps.contain(photo, size)
     place = ((size[0] - whole.width) // 2, (size[1] - whole.height) // 2)
     seam = min(size) // 16

@@ -38,8 +38,7 @@ class Emulator:
     .. code-block:: python
 
         with Emulator(run_seconds=0.2) as emulator:
-            client = FloraClient(emulator.base_url, emulator.api_key)
-            ...
+            ...  # a client with emulator.base_url and emulator.api_key
             assert emulator.ledger()["charged_runs"] == 1
 
     It serves from a thread of its own, so that synchronous and asynchronous code can talk to it from the same
