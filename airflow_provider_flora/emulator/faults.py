@@ -28,7 +28,7 @@ to the run that it starts. Where there is a choice, the first is the default.
     stall_run    start                                                               the run never ends
 
 `retry_after` of a status is a number of seconds or an HTTP date; of a rate limit, whether it is told. An outage
-begins with its order; it and a rate limit last until cleared unless `times` is given.
+begins with its order; it and a rate limit fire without end unless `times` is given.
 
 Orders are tried in the order in which they were placed. One that answers ends the matter, so two orders for one
 operation fire one after the other.
