@@ -25,7 +25,7 @@ from airflow_provider_flora.emulator import Emulator
 API_KEY = "sk_test_that_must_not_be_seen_in_any_log"
 TASK = "run_technique"
 FINAL = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
-AT_ONCE = 9
+AT_ONCE = 7
 LONGEST = 420.0
 """Seconds after which a scenario is given up."""
 AN_IDEMPOTENCY_KEY = re.compile(rb"airflow-(?:[0-9a-f]{8}-[0-9a-f]{4}-|[0-9a-f]{40})")
@@ -53,7 +53,8 @@ class Scenario:
     :param started: how many must have been started; default: as many as are charged.
     :param right: how many tasks must have the outputs of their own inputs; default: all or none, as `state` says.
     :param error: what the error must say; of mapped tasks, of each that failed.
-    :param says: what the last try's log must say, and nothing else of the kind.
+    :param says: what the logs of its tries must say of its runs, in order. Tries that take up the last of them
+        again may follow: under load Airflow itself ends a try that resumes before its deferral is accounted for.
     :param celery: run under Celery with two triggerers.
     :param alone: run with nothing else at the same time.
     :param in_part: belongs to the part that is run with every `make test`.
@@ -270,7 +271,7 @@ class Runner:
 
     def _run(self, scenario: Scenario, board: Board) -> Verdict:
         verdict = Verdict(scenario)
-        options = {"run_seconds": 4.0, "cost_lag": 0.2, "api_key": API_KEY, **scenario.flora}
+        options = {"run_seconds": 6.0, "cost_lag": 0.2, "api_key": API_KEY, **scenario.flora}
         with Emulator(idempotency=scenario.account, **options) as flora:
             running = Running(scenario, self._airflow, board, flora, self._marks)
             watcher = _FaultWatch(running)
@@ -373,9 +374,10 @@ def _judge(verdict: Verdict, running: Running, instances: Sequence[Mapping[str, 
             if scenario.error and not re.search(scenario.error, verdict.errors[-1], re.DOTALL):
                 verdict.problems.append(f"the error is {verdict.errors[-1]!r}; it must say {scenario.error!r}")
         if scenario.says:
-            said = re.findall(r"^(Started|Adopted|Found|Leaving) (?:run_\w+)", log, re.MULTILINE)
-            if said != [scenario.says]:
-                verdict.problems.append(f"its log must say {scenario.says!r} once; it says {said}")
+            said = [words for number in range(1, one["try_number"] + 1) for words in _said(running.log(-1, number))]
+            more = " ".join(said).removeprefix(scenario.says)
+            if not re.fullmatch("( Adopted)*", more):
+                verdict.problems.append(f"its log must say {scenario.says!r}; it says {said}")
     if len(set(given)) != len(given):
         verdict.problems.append("one run was handed to two tasks")
     must = {
@@ -403,6 +405,11 @@ def _wait_for_ends(running: Running) -> None:
         if not any(run["status"] in ("pending", "running") for run in running.flora.ledger()["runs"]):
             return
         time.sleep(0.5)
+
+
+def _said(log: str) -> list[str]:
+    """What a try says of the run that it takes: one line at most."""
+    return re.findall(r"^(Started|Adopted|Found|Leaving) run_\w+", log, re.MULTILINE)
 
 
 def _error_of(log: str) -> str:

@@ -149,11 +149,13 @@ def _deaths() -> Iterator[Scenario]:
         says="Started",
         **stranger,
     )
-    yield from _both("deferrable", "3", "killed before the id is stored", hit="before_id", says="Found")
-    yield from _both("synchronous", "4", "killed after the id is stored", hit="after_id", says="Adopted")
-    yield from _both("deferrable synchronous", "8", "killed with the result in hand", hit="result", says="Adopted")
-    yield from _both("synchronous", "8", "killed after the XComs", hit="pushed", says="Adopted")
-    yield from _both("deferrable", "8", "killed after delivery is noted", hit="delivered", says="Adopted")
+    yield from _both("deferrable", "3", "killed before the id is stored", hit="before_id", says="Started Found")
+    yield from _both("synchronous", "4", "killed after the id is stored", hit="after_id", says="Started Adopted")
+    yield from _both(
+        "deferrable synchronous", "8", "killed with the result in hand", hit="result", says="Started Adopted"
+    )
+    yield from _both("synchronous", "8", "killed after the XComs", hit="pushed", says="Started Adopted")
+    yield from _both("deferrable", "8", "killed after delivery is noted", hit="delivered", says="Started Adopted")
 
 
 def _answers() -> Iterator[Scenario]:
@@ -198,10 +200,12 @@ def _answers() -> Iterator[Scenario]:
 
 
 def _times() -> Iterator[Scenario]:
-    slow = {"flora": {"run_seconds": 14.0}}
-    yield from _both("deferrable", "9", "timeout", conf={"timeout": 6}, says="Adopted", script=first_run, **slow)
+    slow = {"flora": {"run_seconds": 12.0}}
     yield from _both(
-        "synchronous", "9", "execution_timeout", dag="limited", says="Adopted", script=first_run, **slow
+        "deferrable", "9", "timeout", conf={"timeout": 8}, says="Started Adopted", script=first_run, **slow
+    )
+    yield from _both(
+        "synchronous", "9", "execution_timeout", dag="limited", says="Started Adopted", script=first_run, **slow
     )
 
 
@@ -212,7 +216,12 @@ def first_run(running: Running) -> None:
 
 def _failures() -> Iterator[Scenario]:
     yield from _both(
-        "deferrable synchronous", "10", "a transient failure", orders=[{"kind": "fail_run"}], started=2
+        "deferrable synchronous",
+        "10",
+        "a transient failure",
+        orders=[{"kind": "fail_run"}],
+        started=2,
+        says="Started Started",
     )
     yield from _both(
         "deferrable synchronous",
@@ -228,7 +237,7 @@ def _failures() -> Iterator[Scenario]:
 
 def _clears() -> Iterator[Scenario]:
     yield from _both(
-        "deferrable", "11", "clear of a finished task", script=clear_finished, charged=2, says="Started"
+        "deferrable", "11", "clear of a finished task", script=clear_finished, charged=2, says="Started Started"
     )
     yield from _both(
         "deferrable synchronous",
@@ -236,7 +245,7 @@ def _clears() -> Iterator[Scenario]:
         "clear of a waiting task",
         script=clear_waiting,
         flora={"run_seconds": 12.0},
-        says="Adopted",
+        says="Started Adopted",
     )
     yield from _both(
         "synchronous",
@@ -245,7 +254,7 @@ def _clears() -> Iterator[Scenario]:
         conf={"timeout": 1},
         flora={"run_seconds": 30.0},
         script=clear_failed_whose_run_completed,
-        says="Adopted",
+        says="Started Adopted",
     )
 
 
@@ -262,7 +271,7 @@ def _stores() -> Iterator[Scenario]:
         state="failed",
         error="the state store cannot be reached",
     )
-    yield from _both("deferrable", "13", "no store after the POST", hit="store_after", says="Found")
+    yield from _both("deferrable", "13", "no store after the POST", hit="store_after", says="Started Found")
     yield from _both(
         "synchronous",
         "13",
@@ -359,7 +368,7 @@ def _celery() -> Iterator[Scenario]:
     lost: dict[str, Any] = {"celery": True, "hit": "answer", "orders": [HOLD_THE_ANSWER]}
     yield from _both("deferrable", "15", "Celery: 2, killed before the answer", says="Found", **lost)
     yield from _both(
-        "", "15", "Celery: 4, killed after the id is stored", celery=True, hit="after_id", says="Adopted"
+        "", "15", "Celery: 4, killed after the id is stored", celery=True, hit="after_id", says="Started Adopted"
     )
     worker: dict[str, Any] = {"celery": True, "alone": True, "connection": {"timeout": 60}}
     yield from _both(
