@@ -79,12 +79,13 @@ class ClientSettings:
             raise FloraSettingsError(f"max_retries must be 0 or more, not {self.max_retries!r}.")
 
     def _checked_parts(self) -> SplitResult:
-        origin = origin_of(self.base_url)
-        if origin is None:
+        base_url = self.base_url.strip()
+        origin = origin_of(base_url)
+        if origin is None or any(character.isspace() for character in base_url):
             raise FloraSettingsError(
                 f"The base URL {self.base_url!r} is not an http(s) URL; Flora's is {DEFAULT_BASE_URL}."
             )
-        parts = urlsplit(self.base_url)
+        parts = urlsplit(base_url)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise FloraSettingsError(
                 f"The base URL must hold no user, password, query or fragment; Flora's is {DEFAULT_BASE_URL}."
