@@ -13,12 +13,17 @@ from typing import Any
 import pytest
 import tenacity
 from both_clients import KEY, FakeTime, MakeClient, OnALoopOfItsOwn
+from hypothesis import settings
 
 from airflow_provider_flora.api import aio
 from airflow_provider_flora.api import client as sync
 from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
+
+# A busy machine must not make a property fail, nor a property make the machine busy.
+settings.register_profile("unit", deadline=None, max_examples=50)
+settings.load_profile("unit")
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -80,7 +80,7 @@ def test_both_clients_put_the_same_escaped_path_on_the_wire(awkward: str, make_c
     assert unquote(parts[4]) == awkward
 
 
-@pytest.mark.parametrize("impossible", ["", ".", ".."])
+@pytest.mark.parametrize("impossible", ["", ".", "..", "half \ud800 a pair"])
 def test_an_id_that_would_climb_the_path_or_vanish_from_it_is_refused_before_anything_is_sent(
     impossible: str, make_client: MakeClient
 ) -> None:

@@ -1,0 +1,172 @@
+"""The two clients are one thing in two ways of waiting."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import socket
+import ssl
+from pathlib import Path
+
+import certifi
+import pytest
+from both_clients import KEY, MakeClient
+
+import airflow_provider_flora.api as api
+from airflow_provider_flora.api import aio, protocol
+from airflow_provider_flora.api.aio import AsyncFloraClient
+from airflow_provider_flora.api.client import FloraClient
+from airflow_provider_flora.api.errors import FloraAPIError
+from airflow_provider_flora.api.settings import ClientSettings
+from airflow_provider_flora.emulator import Emulator
+
+PUBLIC = sorted(name for name in vars(FloraClient) if not name.startswith("_"))
+OPERATIONS = [
+    "ask",
+    "get_technique",
+    "get_technique_run",
+    "list_technique_runs",
+    "list_techniques",
+    "list_workspaces",
+    "start_technique_run",
+    "wait_for_technique_run",
+]
+
+
+def test_both_have_the_same_public_methods() -> None:
+    assert sorted(name for name in vars(AsyncFloraClient) if not name.startswith("_")) == PUBLIC
+    assert [name for name in PUBLIC if name != "close"] == OPERATIONS
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_method_takes_the_same_parameters_with_the_same_defaults_in_both(name: str) -> None:
+    sync = inspect.signature(getattr(FloraClient, name)).parameters
+    async_ = inspect.signature(getattr(AsyncFloraClient, name)).parameters
+
+    assert [(p.name, p.kind, p.default, p.annotation) for p in sync.values()] == [
+        (p.name, p.kind, p.default, p.annotation) for p in async_.values()
+    ]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_method_returns_the_same_thing_in_both(name: str) -> None:
+    sync = inspect.signature(getattr(FloraClient, name)).return_annotation
+    async_ = inspect.signature(getattr(AsyncFloraClient, name)).return_annotation
+
+    assert async_.replace("AsyncIterator", "Iterator") == sync
+    assert inspect.iscoroutinefunction(getattr(AsyncFloraClient, name)) != sync.startswith("Iterator")
+
+
+def test_both_are_documented() -> None:
+    for client in (FloraClient, AsyncFloraClient):
+        for name in PUBLIC:
+            assert getattr(client, name).__doc__
+
+
+def test_the_api_imports_nothing_of_airflow_or_of_the_rooms_above_it() -> None:
+    for path in Path(api.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] != "airflow", path
+                assert not name.startswith("airflow_provider_flora.") or name.startswith(
+                    "airflow_provider_flora.api"
+                ), path
+
+
+def test_a_run_goes_from_a_technique_to_its_outputs(emulator: Emulator, make_client: MakeClient) -> None:
+    client = make_client(emulator.base_url)
+    [workspace] = client.list_workspaces()
+    technique = client.get_technique("product-relight")
+    photo = f"{emulator.origin}/media/samples/any.png"
+    started = client.start_technique_run(technique.slug, {"photo": photo, "light": "neon", "background": None})
+    ended = client.wait_for_technique_run(technique.technique_id, started.run_id)
+    [listed] = client.list_technique_runs(technique.technique_id, "completed", workspace.workspace_id)
+
+    assert ended.completed
+    assert ended.charged_cost == technique.run_cost
+    assert [(output.output_id, output.type) for output in ended.outputs] == [("image", "imageUrl")]
+    assert listed.run_id == started.run_id
+    assert listed.technique is not None
+    assert listed.technique.technique_id == technique.technique_id
+    ledger = emulator.ledger()
+    assert ledger["charged_runs"] == 1
+    assert ledger["connections"] == 1
+    assert ledger["requests"]["startTechniqueRun"] == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 422, 429, 500, 503])
+def test_every_error_of_the_emulator_is_raised(status: int, emulator: Emulator, make_client: MakeClient) -> None:
+    emulator.order_fault("status", status=status, times=None)
+    with pytest.raises(FloraAPIError) as caught:
+        make_client(emulator.base_url, max_retries=1).get_technique("wonder-fy")
+
+    assert caught.value.status == status
+    assert caught.value.code
+    assert caught.value.request_id
+    assert caught.value.request_id.startswith("req_")
+
+
+def test_ask_sends_a_request_once_for_whoever_has_retry_rules_of_its_own(
+    emulator: Emulator, make_client: MakeClient
+) -> None:
+    client = make_client(emulator.base_url)
+    emulator.order_fault("status", status=503)
+    with pytest.raises(FloraAPIError, match="503"):
+        client.ask(protocol.get_technique("wonder-fy"), protocol.read_technique)
+
+    assert client.ask(protocol.get_technique("wonder-fy"), protocol.read_technique).slug == "wonder-fy"
+    assert emulator.ledger()["requests"]["getTechnique"] == 2
+
+
+def test_every_field_that_flora_refuses_is_told(emulator: Emulator, make_client: MakeClient) -> None:
+    wrong = [{"id": "nope", "type": "text", "value": "a"}, {"id": "light", "type": "text", "value": ""}]
+    with pytest.raises(FloraAPIError) as caught:
+        make_client(emulator.base_url).start_technique_run("product-relight", wrong, mode="later")
+
+    assert {"inputs[0].id", "light", "photo", "mode"} <= set(caught.value.fields)
+    assert all(message in str(caught.value) for message in caught.value.fields.values())
+    assert emulator.ledger()["started_runs"] == 0
+
+
+def test_a_wrong_key_is_told_in_words_a_person_can_act_on(emulator: Emulator, make_client: MakeClient) -> None:
+    with pytest.raises(FloraAPIError, match=r"401 invalid_api_key.*Check the API key in the Flora connection"):
+        make_client(emulator.base_url, api_key="sk_test_wrong").list_workspaces()
+
+
+def test_a_client_is_a_context_manager_that_closes_its_connections(emulator: Emulator) -> None:
+    with FloraClient(ClientSettings(KEY, emulator.base_url)) as client:
+        assert client.list_workspaces()
+
+
+async def test_an_async_client_is_a_context_manager_that_closes_its_connections(emulator: Emulator) -> None:
+    async with AsyncFloraClient(ClientSettings(KEY, emulator.base_url)) as client:
+        assert await client.list_workspaces()
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.list_workspaces()
+
+
+async def test_many_async_calls_share_a_client(emulator: Emulator) -> None:
+    async with AsyncFloraClient(ClientSettings(KEY, emulator.base_url)) as client:
+        techniques = await asyncio.gather(*(client.get_technique("wonder-fy") for _ in range(50)))
+
+    assert len(techniques) == 50
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_certificates_are_checked_as_the_connection_says(verify: bool) -> None:
+    assert aio._tls(verify) is verify
+
+
+def test_certificates_may_be_checked_against_a_bundle_of_the_connections() -> None:
+    context = aio._tls(certifi.where())
+
+    assert isinstance(context, ssl.SSLContext)
+    assert context.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_the_guard_keeps_unit_tests_on_this_machine() -> None:
+    with socket.socket() as outside, pytest.raises(pytest.fail.Exception, match="not this machine"):
+        outside.connect(("192.0.2.1", 80))
