@@ -89,7 +89,7 @@ def test_a_connection_means_the_same_after_a_round_trip_through_its_uri(fields: 
 
 @pytest.mark.parametrize("extra", [{"allow_http": True}, {"allow_http": "true"}])
 def test_plain_http_to_another_machine_is_allowed_only_on_demand(extra: dict[str, Any]) -> None:
-    with pytest.raises(FloraSettingsError, match="'my_flora' cannot be used.*allow_http"):
+    with pytest.raises(FloraSettingsError, match=r"'my_flora' cannot be used.*allow_http"):
         read(host="http://flora.internal")
     assert read(host="http://flora.internal", extra=extra).base_url == "http://flora.internal/api/v1"
 
@@ -191,7 +191,7 @@ def test_an_extra_that_is_not_json_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("password", [None, ""])
 def test_without_a_key_the_error_names_the_connection_and_how_to_set_it(password: str | None) -> None:
-    with pytest.raises(FloraSettingsError, match="'my_flora' holds no Flora API key.*AIRFLOW_CONN_MY_FLORA="):
+    with pytest.raises(FloraSettingsError, match=r"'my_flora' holds no Flora API key.*AIRFLOW_CONN_MY_FLORA="):
         read(password=password)
 
 
@@ -222,7 +222,7 @@ def no_database(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_database")
 def test_a_connection_that_is_not_there_is_named_with_how_to_make_it() -> None:
-    told = "There is no connection 'my_flora'.*AIRFLOW_CONN_MY_FLORA="
+    told = r"There is no connection 'my_flora'.*AIRFLOW_CONN_MY_FLORA="
     with pytest.raises(FloraSettingsError, match=told):
         FloraHook("my_flora").get_conn()
     with pytest.raises(FloraSettingsError, match=told):

@@ -464,7 +464,7 @@ def test_the_key_is_in_no_log_xcom_error_rendered_field_or_trigger(
     with pytest.raises(AirflowFailException) as caught:
         life_of(still(deferrable=deferrable)).run()
     seen += [repr(caught.value), repr(caught.value.__cause__)]
-    operator = still(deferrable=True)
+    operator = still(task_id="another", deferrable=True)
     flora.api_key = API_KEY
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(life_of(operator).context())

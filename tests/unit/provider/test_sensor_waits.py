@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -151,9 +151,9 @@ def test_a_failed_run_fails_it_with_the_runs_error(
 
 
 @pytest.fixture
-def stalled(flora: Emulator) -> Iterator[str]:
+def stalled(flora: Emulator) -> str:
     flora.order_fault(kind="stall_run")
-    yield start()
+    return start()
 
 
 @pytest.mark.parametrize("way", [{"mode": "poke"}, {"deferrable": True}], ids=["poke", "deferred"])
