@@ -3,13 +3,13 @@
 A wait registers its run and awaits it. While anybody waits, the watcher works in cycles: on a grid of each
 ``poll_interval``, so that waits that began at different times are looked after together. For each technique it
 takes the cheaper of two ways: single looks at a few runs, or a walk through the technique's history, 100 runs a
-page, newest first, no further than the oldest run that is due. What a page shows of runs that are not due yet is
-taken all the same. A run that the history does not show is looked at singly after a moment (lists may lag), and so
-is a finished one that the history shows without its details.
+page, newest first, as far as the next page is worth its price. What a page shows of runs that are not due yet is
+taken all the same. A run that the history does not show is looked for once more after a moment (lists may lag),
+then singly; so is a finished one that the history shows without its details.
 
 All requests go through one session and one gate: at most :data:`CONCURRENCY` at once and :data:`BASE_SPACING`
-apart. An error of the network, a 429 or a 5xx pauses the whole watcher, with jitter, and a 429 widens the spacing
-until nothing is refused; no wait ends for it before its own deadline.
+apart. A 429 or a row of failures pauses the whole watcher, with jitter, and a 429 widens the spacing until nothing
+is refused; no wait ends for it before its own deadline, which a timer of its own keeps.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from http import HTTPStatus
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_provider_flora.api import protocol
 from airflow_provider_flora.api.aio import AsyncFloraClient
 from airflow_provider_flora.api.errors import FloraAPIError, FloraConnectionError, FloraError
-from airflow_provider_flora.api.protocol import Pages, Request, Response, RunWait
+from airflow_provider_flora.api.protocol import COST_GRACE, Pages, Request, Response, RunWait
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Run
@@ -44,19 +45,29 @@ LOOKS_PER_PAGE = 6
 of 20 looks in parallel)."""
 CONCURRENCY = 4
 BASE_SPACING = 0.04
+SPACING_AFTER_PAUSE = 0.1
 MAX_SPACING = 5.0
-"""Seconds between the beginnings of two requests, at least and at most."""
+"""Seconds between the beginnings of two requests: at least, for a second after a pause, and at most."""
 HISTORY_LAG = 2.0
-"""Seconds after which a run that the history did not show is looked at singly."""
+"""Seconds after which a run that the history did not show is looked for again."""
+HIDDEN_AFTER = 2
+"""Walks in a row that did not show a run after which it is looked at singly ..."""
+HIDDEN_FOR = 10
+"""... so many times before the history is asked for it again."""
+FEW_WAITS = 20
+"""Up to so many waits, one that only lacks its price is looked at each second; of more, with the others."""
 LARGE_PAGE_BYTES = 1024 * 1024
 """A page above this size halves the page size: reading one page must not hold up the event loop."""
+PAGE_TRIES = 3
+WALKS_TO_BLAME = 2
+"""Walks that fail while single looks succeed, after which it is the history that is out of order."""
+HISTORY_REST = 60.0
+"""Seconds for which a history that is out of order, or refused, is not asked for."""
 CONNECTION_RETRY = 5.0
 """Seconds between two tries to read a connection that cannot be read."""
 CONNECTION_TIMEOUT = 60.0
 FAILURES_TO_PAUSE = 3
 """Failures in a row, of whatever requests, after which the fault is no longer that of one run."""
-HIDDEN_AFTER = 3
-"""Walks that did not show a run after which it is looked at singly for good."""
 
 SettingsReader = Callable[[], Awaitable["ClientSettings"]]
 
@@ -82,29 +93,32 @@ async def watch(
     :raises FloraError: waiting further cannot help.
     """
     wait = Wait(technique_id, run_id, poll_interval, timeout)
-    watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
+    loop = asyncio.get_running_loop()
+    watchers = _watchers.setdefault(loop, {})
     watcher = watchers.get(name)
     if watcher is None or watcher.ended:
         watcher = watchers[name] = Watcher(read_settings)
     watcher.add(wait)
+    deadline = loop.call_later(timeout, watcher.expire, wait)
     try:
         while not wait.finished:
             await wait.news.wait()
             for run in wait.take_changes():
                 on_change(run)
     finally:
+        deadline.cancel()
         watcher.remove(wait)
         if watcher.ended and watchers.get(name) is watcher:
             del watchers[name]
     if wait.error is not None:
-        raise wait.error
+        raise wait.error.with_traceback(None)  # one error may end many waits
     return wait.pace.run
 
 
 class Wait:
     """One registered wait: what is known of its run, and when it is due for the next look."""
 
-    __slots__ = ("_changes", "due", "ends", "error", "finished", "missed", "news", "pace", "singly")
+    __slots__ = ("_changes", "due", "error", "failures", "finished", "missed", "news", "pace")
 
     def __init__(self, technique_id: str, run_id: str, poll_interval: float, timeout: float) -> None:
         self.pace = RunWait(
@@ -116,10 +130,9 @@ class Wait:
             on_change=self._changed,
             jitter=0.0,
         )
-        self.ends = time.monotonic() + timeout
         self.due = 0.0
-        self.singly = False
-        self.missed = 0
+        self.failures = 0  # looks in a row that brought nothing
+        self.missed = 0  # walks in a row that did not show the run
         self.finished = False
         self.error: FloraError | None = None
         self.news = asyncio.Event()
@@ -147,14 +160,10 @@ class Wait:
         return None if self.pace.last is None else self.pace.last.created_at
 
 
-class _PausedError(Exception):
-    """The watcher pauses; what is due stays due."""
+class _HopelessError(Exception):
+    """No wait of this connection can go on: its key is rejected, or it is gone."""
 
-
-class _KeyRejectedError(Exception):
-    """Flora rejects the key that the connection has: no wait can go on."""
-
-    def __init__(self, error: FloraAPIError) -> None:
+    def __init__(self, error: FloraError) -> None:
         super().__init__(str(error))
         self.error = error
 
@@ -168,15 +177,17 @@ class Watcher:
         self._waits: dict[str, list[Wait]] = {}  # by run id; two tasks may wait for one run
         self._phase = random.random()
         self._wake = asyncio.Event()
-        self._sleeps_until = math.inf
+        self._sleeps_until = -math.inf
         self._gate = asyncio.Semaphore(CONCURRENCY)
+        self._renewing = asyncio.Lock()
         self._spacing = BASE_SPACING
         self._next_start = 0.0
-        self._failures = 0
-        self._paused_until = 0.0
+        self._failures = 0  # in a row
+        self._paused_until = -math.inf
         self._page_size = PAGE_SIZE
         self._depths: dict[str, float] = {}  # pages that the last walk took, by technique
-        self._page_errors: defaultdict[str, int] = defaultdict(int)
+        self._failed_walks: defaultdict[str, int] = defaultdict(int)
+        self._no_walks_until: dict[str, float] = {}
         self._history_ids: dict[str, str] = {}
         self._client: AsyncFloraClient | None = None
         # In a context of its own: its log lines and requests are not those of the trigger that came first.
@@ -186,11 +197,17 @@ class Watcher:
         """Look after a wait from the next tick of its interval on."""
         self._waits.setdefault(wait.pace.run_id, []).append(wait)
         wait.due = self._next_tick(wait.pace.poll_interval)
-        if min(wait.due, wait.ends) < self._sleeps_until:
+        if wait.due < self._sleeps_until:
             self._wake.set()
+
+    def expire(self, wait: Wait) -> None:
+        """End a wait whose time is over."""
+        if not wait.finished:
+            self._end(wait, wait.pace.timeout_error())
 
     def remove(self, wait: Wait) -> None:
         """Forget a wait; with the last one the watcher ends, and its session with it."""
+        wait.finished = True
         self._drop(wait)
         if not self._waits and not self.ended:
             self.ended = True
@@ -203,6 +220,15 @@ class Watcher:
         if not waits:
             self._waits.pop(wait.pace.run_id, None)
 
+    def _end(self, wait: Wait, error: FloraError | None = None) -> None:
+        self._drop(wait)
+        wait.end(error)
+
+    def _end_all(self, error: FloraError) -> None:
+        self.ended = True  # before anybody wakes: who waits anew gets a new watcher
+        for wait in self._all():
+            self._end(wait, error)
+
     def _all(self) -> list[Wait]:
         return [wait for waits in self._waits.values() for wait in waits]
 
@@ -211,13 +237,16 @@ class Watcher:
     async def _work(self) -> None:
         try:
             self._client = AsyncFloraClient(await self._settings())
-            while True:
+            while not self.ended:
                 await self._until_due()
                 await self._cycle()
-        except _KeyRejectedError as rejected:
-            self._end_all(rejected.error)
+        except _HopelessError as hopeless:
+            self._end_all(hopeless.error)
         except FloraError as error:
             self._end_all(error)
+        except asyncio.CancelledError:
+            self._end_all(FloraConnectionError("The watcher of Flora runs was cancelled."))
+            raise
         except Exception as error:
             log.exception("The watcher of Flora runs broke")
             self._end_all(FloraConnectionError(f"The watcher of Flora runs broke: {type(error).__name__}: {error}"))
@@ -226,48 +255,34 @@ class Watcher:
             if self._client is not None:
                 await self._client.close()
 
-    def _end_all(self, error: FloraError) -> None:
-        self.ended = True  # before anybody wakes: who waits anew gets a new watcher
-        for wait in self._all():
-            wait.end(error)
-
     async def _until_due(self) -> None:
-        """Sleep until a wait is due or over; through a pause until one is over."""
+        # Not asyncio.wait_for: before Python 3.12 it can swallow the cancellation that ends the watcher.
         self._wake.clear()
-        now = time.monotonic()
-        waits = self._all()
-        due = max(min((wait.due for wait in waits), default=math.inf), self._paused_until)
-        self._sleeps_until = min(due, min((wait.ends for wait in waits), default=math.inf))
-        if self._sleeps_until > now:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(
-                    self._wake.wait(), None if self._sleeps_until == math.inf else self._sleeps_until - now
-                )
+        self._sleeps_until = min((wait.due for wait in self._all()), default=math.inf)
+        pause = self._sleeps_until - time.monotonic()
+        if pause > 0:
+            alarm = None if pause == math.inf else asyncio.get_running_loop().call_later(pause, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                if alarm is not None:
+                    alarm.cancel()
         self._sleeps_until = -math.inf
 
     async def _cycle(self) -> None:
         """Look after all waits that are due, each technique in the cheaper way."""
         now = time.monotonic()
-        self._expire(now)
-        if now < self._paused_until:
-            return
-        singly: list[Wait] = []
         groups: defaultdict[str, list[Wait]] = defaultdict(list)
         for wait in self._all():
             if wait.due <= now:
-                (singly if wait.singly else groups[wait.pace.technique_id]).append(wait)
-        try:
-            for technique_id, group in groups.items():
-                singly += await self._walk(technique_id, group) if self._walks(technique_id, group) else group
-            await self._look_singly(singly)
-        except _PausedError:
-            return
-
-    def _expire(self, now: float) -> None:
-        for wait in self._all():
-            if wait.ends <= now:
-                self._drop(wait)
-                wait.end(wait.pace.timeout_error())
+                groups[wait.pace.technique_id].append(wait)
+        singly: list[Wait] = []
+        for technique_id, group in groups.items():
+            shown = [wait for wait in group if wait.missed < HIDDEN_AFTER and wait.due <= now]
+            if self._walks(technique_id, len(shown)):
+                await self._walk(technique_id, shown)
+            singly += group
+        await self._look_singly([wait for wait in singly if wait.due <= now])
 
     def _next_tick(self, interval: float) -> float:
         """Return the next point of the interval's grid, on which all waits with this interval meet."""
@@ -275,112 +290,135 @@ class Watcher:
 
     def _note(self, wait: Wait, outcome: Run | FloraError) -> None:
         """Tell a wait what a look brought, and when the next is due."""
+        if wait.finished:
+            return
+        wait.failures = wait.failures + 1 if isinstance(outcome, FloraError) else 0
         try:
             pause = wait.pace.after(outcome)
         except FloraError as error:
-            self._drop(wait)
-            wait.end(error)
+            self._end(wait, error)
             return
         if pause is None:
-            self._drop(wait)
-            wait.end()
-        elif pause == wait.pace.poll_interval:
-            wait.due = self._next_tick(pause)
-        else:
+            self._end(wait)
+        elif isinstance(outcome, FloraError):
             wait.due = time.monotonic() + pause
+        elif outcome.completed and len(self._waits) > FEW_WAITS:
+            wait.due = self._next_tick(min(wait.pace.poll_interval, COST_GRACE))
+        else:
+            wait.due = self._next_tick(pause)
 
     # --- single looks -------------------------------------------------------------------------------------
 
     async def _look_singly(self, waits: Sequence[Wait]) -> None:
-        todo = iter(sorted(waits, key=lambda wait: wait.due))
-        # After a failure one request feels its way before others follow.
-        workers = 1 if self._failures else min(CONCURRENCY, len(waits))
-        await asyncio.gather(*(self._look_at_each(todo) for _ in range(workers)))
+        # Runs that could be read before come first. Two waits of one run share a look.
+        looks = [*{wait.pace.run_id: wait for wait in sorted(waits, key=attrgetter("failures", "due"))}.values()]
+        if self._failures:
+            del looks[1:]  # one request feels the way; then all is planned anew
+        todo = iter(looks)
+        await _together([self._look_at_each(todo) for _ in range(min(CONCURRENCY, len(looks)))])
 
-    async def _look_at_each(self, waits: Iterable[Wait]) -> None:
+    async def _look_at_each(self, waits: Iterator[Wait]) -> None:
         for wait in waits:
-            if wait.finished or wait.pace.run_id not in self._waits:
+            if wait.finished:
                 continue
-            request = protocol.get_technique_run(wait.pace.technique_id, wait.pace.run_id)
-            outcome: Run | FloraError
+            if wait.missed >= HIDDEN_AFTER:
+                wait.missed += 1
+                if wait.missed > HIDDEN_AFTER + HIDDEN_FOR:
+                    wait.missed = HIDDEN_AFTER - 1
             try:
-                outcome = await self._ask(request, protocol.read_run)
-            except _PausedError:
-                return
+                run = await self._ask(
+                    protocol.get_technique_run(wait.pace.technique_id, wait.pace.run_id), protocol.read_run
+                )
             except FloraError as error:
-                outcome = error
-            wait.singly = wait.missed >= HIDDEN_AFTER
-            self._note(wait, outcome)
+                self._note(wait, error)
+                if self._failures >= FAILURES_TO_PAUSE:
+                    return
+            else:
+                for one in tuple(self._waits.get(wait.pace.run_id, ())):
+                    self._note(one, run)
 
     # --- walks through the history ------------------------------------------------------------------------
 
-    def _walks(self, technique_id: str, group: Sequence[Wait]) -> bool:
-        """Whether pages of the history cost less than single looks at a technique's runs."""
-        if self._page_errors[technique_id] >= FAILURES_TO_PAUSE:
-            self._page_errors[technique_id] -= 1  # and tried once more next time
+    def _walks(self, technique_id: str, count: int) -> bool:
+        """Whether pages of the history cost less than single looks at so many of a technique's runs."""
+        if time.monotonic() < self._no_walks_until.get(technique_id, -math.inf):
             return False
-        depth = self._depths.get(technique_id, 1.0)
-        if max(1.0, depth) * LOOKS_PER_PAGE <= len(group):
+        depth = max(1.0, self._depths.get(technique_id, 1.0))
+        if depth * LOOKS_PER_PAGE <= count:
             return True
         self._depths[technique_id] = depth * 0.9  # the runs that lay deep may have ended since
         return False
 
-    async def _walk(self, technique_id: str, group: Sequence[Wait]) -> list[Wait]:
-        """Walk through a technique's history; return the waits that are to be looked at singly now."""
-        singly: list[Wait] = []
+    async def _walk(self, technique_id: str, group: Sequence[Wait]) -> None:
+        """Walk through a technique's history; what stays due is to be looked at singly."""
+        was_well = not self._failures
         missing = set(group)
-        unseen = sum(wait.created_at is None for wait in group)
-        oldest = min((wait.created_at for wait in group if wait.created_at is not None), default=math.inf)
+        try:
+            await self._read_history(technique_id, missing)
+        except FloraError as error:
+            log.warning("Cannot read the run history of %s: %s", technique_id, error)
+            self._failed_walks[technique_id] += was_well
+            if not error.transient or self._failed_walks[technique_id] >= WALKS_TO_BLAME:
+                self._failed_walks[technique_id] = 0
+                self._no_walks_until[technique_id] = time.monotonic() + HISTORY_REST
+            return
+        self._failed_walks[technique_id] = 0
+        for wait in missing:
+            wait.missed += 1
+            if wait.missed == 1:
+                wait.due = time.monotonic() + min(HISTORY_LAG, wait.pace.poll_interval)
+
+    async def _read_history(self, technique_id: str, missing: set[Wait]) -> None:
+        """Read a technique's history, newest first, and strike off what it shows of the missing."""
+        unseen = sum(wait.created_at is None for wait in missing)
+        oldest = min((wait.created_at for wait in missing if wait.created_at is not None), default=math.inf)
         pages = await self._pages(technique_id)
-        taken = depth = 0
-        whole = False
-        while missing and not whole and (taken + 1) * LOOKS_PER_PAGE <= len(group):
-            runs = await self._page(technique_id, pages)
+        taken = useful = 0
+        # Another page is worth its price as long as pages bring something, or so much is missing that single
+        # looks at it would cost more than the pages that brought nothing.
+        while len(missing) > 2 and (taken - useful) * LOOKS_PER_PAGE <= len(missing):
+            runs = await self._page(pages)
             taken += 1
             for run in runs:
                 for wait in tuple(self._waits.get(run.run_id, ())):
                     if wait in missing:
                         missing.discard(wait)
                         unseen -= wait.created_at is None
-                        depth = taken
-                    wait.missed = 0
-                    if _lacks_details(run):
-                        singly.append(wait)
-                    else:
-                        self._note(wait, run)
-            reached = bool(runs) and (runs[-1].created_at or math.inf) < oldest
-            whole = pages.request is None or (reached and not unseen)
-        self._depths[technique_id] = depth
-        for wait in missing:
-            wait.singly = True
-            if whole:
-                wait.missed += 1
-                wait.due = time.monotonic() + min(HISTORY_LAG, wait.pace.poll_interval)
-            else:  # deeper in the history than a walk is worth
-                wait.missed = HIDDEN_AFTER
-                singly.append(wait)
-        return singly
+                        useful = taken
+                    self._note_listed(wait, run)
+            passed = bool(runs) and not unseen and (runs[-1].created_at or math.inf) < oldest
+            if passed or pages.request is None:
+                break
+        self._depths[technique_id] = taken
+
+    def _note_listed(self, wait: Wait, run: Run) -> None:
+        wait.missed = 0
+        outdated = wait.pace.last is not None and wait.pace.last.finished and not run.finished
+        if outdated or _lacks_details(run):
+            wait.due = min(wait.due, time.monotonic())
+        else:
+            self._note(wait, run)
 
     async def _pages(self, technique_id: str) -> Pages[Run]:
-        client = self._live_client()
         history_id = await self._history_id(technique_id)
-        return protocol.list_technique_runs(history_id, None, client.settings.workspace_id, None, self._page_size)
+        workspace_id = self._live_client().settings.workspace_id
+        return protocol.list_technique_runs(history_id, None, workspace_id, None, self._page_size)
 
-    async def _page(self, technique_id: str, pages: Pages[Run]) -> Sequence[Run]:
+    async def _page(self, pages: Pages[Run]) -> Sequence[Run]:
         def read(response: Response) -> Sequence[Run]:
             if len(response.body) > LARGE_PAGE_BYTES:
                 self._page_size = max(10, self._page_size // 2)
             return pages.read(response)
 
         assert pages.request is not None  # noqa: S101
-        try:
-            runs = await self._ask(pages.request, read)
-        except FloraError as error:
-            self._page_errors[technique_id] += 1 if error.transient else FAILURES_TO_PAUSE
-            log.warning("Cannot read the run history of %s: %s", technique_id, error)
-            raise _PausedError from error
-        self._page_errors[technique_id] = 0
-        return runs
+        for attempt in range(1, PAGE_TRIES):
+            try:
+                return await self._ask(pages.request, read)
+            except FloraError as error:
+                if not error.transient:
+                    raise
+            await asyncio.sleep(protocol.backoff(protocol.FIRST_BACKOFF, attempt))
+        return await self._ask(pages.request, read)
 
     async def _history_id(self, technique_id: str) -> str:
         """Return the id by which the history filters; a slug is looked up once."""
@@ -391,7 +429,7 @@ class Watcher:
                 technique = await self._ask(protocol.get_technique(technique_id), protocol.read_technique)
             except FloraError as error:
                 if error.transient:
-                    raise _PausedError from error
+                    raise
                 self._history_ids[technique_id] = technique_id
             else:
                 self._history_ids[technique_id] = technique.technique_id
@@ -400,55 +438,68 @@ class Watcher:
     # --- the gate -----------------------------------------------------------------------------------------
 
     async def _ask(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
-        """Send one request through the gate.
+        """Send one request through the gate; again after a 429 or a rejected key, which are not its own matter.
 
-        :raises _PausedError: the watcher pauses; nothing was learnt.
         :raises FloraError: this request failed.
+        :raises _HopelessError: all would.
         """
-        async with self._gate:
-            await self._take_turn()
-            client = self._live_client()
-            try:
-                answer = await client.ask(request, read)
-            except FloraError as error:
-                await self._failed(error, request, client)
-                raise
-            self._failures = 0
-            self._spacing = max(BASE_SPACING, self._spacing * 0.998)
-            return answer
+        while True:
+            async with self._gate:
+                await self._take_turn()
+                client = self._live_client()
+                try:
+                    answer = await client.ask(request, read)
+                except FloraError as error:
+                    status = error.status if isinstance(error, FloraAPIError) else None
+                    if status == HTTPStatus.UNAUTHORIZED:
+                        await self._renew_key(client, error)
+                        continue
+                    self._failed(error, request, client)
+                    if status == HTTPStatus.TOO_MANY_REQUESTS:
+                        continue
+                    raise
+                self._failures = 0
+                self._spacing = max(BASE_SPACING, self._spacing * 0.998)
+                return answer
 
     async def _take_turn(self) -> None:
-        now = time.monotonic()
-        start = max(now, self._next_start)
-        self._next_start = start + self._spacing
-        if start > now:
-            await asyncio.sleep(start - now)
-        if time.monotonic() < self._paused_until:
-            raise _PausedError
+        while True:
+            now = time.monotonic()
+            start = max(now, self._next_start, self._paused_until)
+            recovering = start < self._paused_until + 1.0
+            self._next_start = start + (max(self._spacing, SPACING_AFTER_PAUSE) if recovering else self._spacing)
+            if start > now:
+                await asyncio.sleep(start - now)
+            if self._paused_until <= start:
+                return
 
-    async def _failed(self, error: FloraError, request: Request, client: AsyncFloraClient) -> None:
+    def _failed(self, error: FloraError, request: Request, client: AsyncFloraClient) -> None:
         """Slow the whole watcher down for an error that is not one run's own."""
-        if isinstance(error, FloraAPIError) and error.status == 401:
-            await self._renew_key(client, error)
-            raise _PausedError from error
-        if not error.transient:
+        now = time.monotonic()
+        if now < self._paused_until:
+            return  # this request was under way when another one learnt the same
+        self._failures = self._failures + 1 if error.transient else 0
+        limited = isinstance(error, FloraAPIError) and error.status == HTTPStatus.TOO_MANY_REQUESTS
+        if not limited and self._failures < FAILURES_TO_PAUSE:
             return
-        self._failures += 1
-        limited = isinstance(error, FloraAPIError) and error.status == 429
         if limited:
             self._spacing = min(MAX_SPACING, self._spacing * 1.5)
-        if limited or self._failures >= FAILURES_TO_PAUSE:
-            pause = protocol.pause_before_retry(error, self._failures, request, client.settings.timeout)
-            self._paused_until = time.monotonic() + min(pause, protocol.MAX_RETRY_AFTER)
-            log.warning("Watching Flora runs pauses for %.0f s: %s", pause, error)
-            raise _PausedError from error
+        pause = protocol.pause_before_retry(error, self._failures, request, client.settings.timeout)
+        pause = min(pause, protocol.MAX_RETRY_AFTER)
+        self._paused_until = now + pause
+        log.warning("Watching Flora runs pauses for %.0f s: %s", pause, error)
 
-    async def _renew_key(self, rejected: AsyncFloraClient, error: FloraAPIError) -> None:
+    async def _renew_key(self, rejected: AsyncFloraClient, error: FloraError) -> None:
         """Go on with the connection's key of now, if it is not the one that was rejected."""
-        if self._client is rejected:
-            settings = await self._settings()
+        async with self._renewing:
+            if self._client is not rejected:
+                return  # another request has learnt the same before
+            try:
+                settings = await self._settings()
+            except FloraError as gone:
+                raise _HopelessError(gone) from error
             if settings.api_key == rejected.settings.api_key:
-                raise _KeyRejectedError(error)
+                raise _HopelessError(error)
             self._client = AsyncFloraClient(settings)
             await rejected.close()
 
@@ -466,7 +517,17 @@ class Watcher:
             except Exception as error:
                 log.warning("Cannot read the Flora connection now: %s: %s", type(error).__name__, error)
             await asyncio.sleep(CONNECTION_RETRY)
-            self._expire(time.monotonic())
+
+
+async def _together(looks: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Await all; when one breaks, none of the others goes on behind the watcher's back."""
+    tasks = [asyncio.ensure_future(look) for look in looks]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _lacks_details(run: Run) -> bool:
