@@ -12,7 +12,7 @@ from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.models import Run, RunInput
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
-from airflow_provider_flora.runs.starting import DerivedMemory, Memory, Starter, TaskStateMemory, mark_delivered
+from airflow_provider_flora.runs.starting import DerivedMemory, Memory, Order, Starter, TaskStateMemory, mark_delivered
 
 TECHNIQUE = "editorial-still"
 POINTS = ("before the intent", "before the POST", "after the POST", "before the record", "after the record")
@@ -112,13 +112,12 @@ class Life:
         starter = Starter(
             client,
             technique_id=TECHNIQUE,
-            history_id=f"tech_{TECHNIQUE}",
-            inputs=text(self.prompt),
+            given={"prompt": self.prompt},
+            order=lambda: Order(f"tech_{TECHNIQUE}", text(self.prompt), may_spend),
             callback_url=None,
             memory=self.memory(dies),
             max_tries=self.max_tries,
             on_unknown_start=self.on_unknown_start,
-            may_spend=may_spend,
             siblings=lambda: self.siblings,
             log=log,
             sleep=self.slept.append,

@@ -159,6 +159,37 @@ def test_a_second_sending_keeps_the_key_and_adds_its_time(task: Life) -> None:
     assert len(task.record["sent"]) == 2
 
 
+@pytest.mark.parametrize("prompt", ["a cup", "a jug"])
+def test_a_refused_start_leaves_nothing_to_be_unsure_of(
+    task: Life, prompt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task.flora.order_fault(kind="status", status=402, operation="startTechniqueRun")
+    with pytest.raises(FloraAPIError):
+        task.start()
+    task.flora.seed_runs()
+    expire_keys(monkeypatch)
+    task.prompt = prompt
+    task.start()
+    assert prompts_of(task.flora) == [prompt]
+
+
+def test_a_refusal_that_cannot_be_noted_is_still_what_is_told(
+    task: Life, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = task.store.set
+
+    def away_once_it_was_sent(*args: object, **kwargs: object) -> None:
+        if posts_to(task.flora):
+            raise ConnectionError("away")
+        whole(*args, **kwargs)
+
+    monkeypatch.setattr(task.store, "set", away_once_it_was_sent)
+    task.flora.order_fault(kind="status", status=402, operation="startTechniqueRun")
+    with pytest.raises(FloraAPIError, match="402"):
+        task.start()
+    assert "Could not note" in caplog.text
+
+
 # --- a run that is known ----------------------------------------------------------------------------------
 
 
