@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.inputs import Inputs
     from airflow_provider_flora.api.models import Run, Technique
     from airflow_provider_flora.hooks.flora import FloraHook
+    from airflow_provider_flora.runs.starting import Order
+
+NOT_GIVEN: tuple[object, ...] = (None, "", "None")
+"""What an optional parameter is when its template finds nothing."""
 
 
 class FloraRunTechniqueOperator(BaseOperator):
@@ -141,36 +145,42 @@ class FloraRunTechniqueOperator(BaseOperator):
             self.log.warning("%s goes on at Flora, which cannot cancel runs; a retry takes it up", self._run_id)
 
     def _start(self, client: FloraClient, context: Context) -> Run:
-        from airflow_provider_flora.api.inputs import check_inputs, run_inputs
         from airflow_provider_flora.runs.starting import Starter, memory_of
 
+        starter = Starter(
+            client,
+            technique_id=self.technique_id,
+            given=self.inputs,
+            order=lambda: self._order(client, context),
+            callback_url=None if self.callback_url in NOT_GIVEN else self.callback_url,
+            memory=memory_of(context),
+            max_tries=context["ti"].max_tries,
+            on_unknown_start=self.on_unknown_start,
+            siblings=lambda: _runs_of_siblings(context),
+            log=self.log,
+        )
+        if self.adopt_run_id is None or self.adopt_run_id in NOT_GIVEN:
+            return starter.start()
+        return starter.adopt(self.adopt_run_id)
+
+    def _order(self, client: FloraClient, context: Context) -> Order:
+        from airflow_provider_flora.api.inputs import check_inputs, run_inputs
+        from airflow_provider_flora.runs.starting import Order
+
         technique = client.get_technique(self.technique_id)
-        if self.do_xcom_push:
+        if self.do_xcom_push:  # before anything is refused: the page is where a person looks next
             page = technique_url(client.settings, technique.slug or technique.technique_id)
             context["ti"].xcom_push(key=TECHNIQUE_URL_KEY, value=page)
         if self.validate_inputs:
             inputs = check_inputs(self.inputs, technique, on_own_origin=client.settings.on_own_origin)
         else:
             inputs = run_inputs(self.inputs, self.technique_id, technique)
-        starter = Starter(
-            client,
-            technique_id=self.technique_id,
-            history_id=technique.technique_id,
-            inputs=inputs,
-            callback_url=self.callback_url or None,
-            memory=memory_of(context),
-            max_tries=context["ti"].max_tries,
-            on_unknown_start=self.on_unknown_start,
-            may_spend=lambda: self._check_price(technique),
-            siblings=lambda: _runs_of_siblings(context),
-            log=self.log,
-        )
-        return starter.adopt(self.adopt_run_id) if self.adopt_run_id else starter.start()
+        return Order(technique.technique_id, inputs, lambda: self._check_price(technique))
 
     def _check_price(self, technique: Technique) -> None:
         from airflow_provider_flora.api.errors import FloraPriceError
 
-        if self.max_run_cost is None:
+        if self.max_run_cost is None or self.max_run_cost in NOT_GIVEN:
             self.log.info("A run of %s costs %s USD", technique.name, technique.run_cost)
             return
         limit = number("max_run_cost", self.max_run_cost, at_least=0.0)
@@ -231,5 +241,6 @@ def _runs_of_siblings(context: Context) -> set[str]:
     ti = context["ti"]
     if ti.map_index is None or ti.map_index < 0:
         return set()
-    found = ti.xcom_pull(task_ids=ti.task_id, key="run_id", map_indexes=None) or []
-    return {run_id for run_id in found if isinstance(run_id, str)}
+    # Without map_indexes: all of them. One alone comes as itself, not in a list.
+    found = ti.xcom_pull(task_ids=ti.task_id, key="run_id")
+    return {found} if isinstance(found, str) else {run_id for run_id in found or () if isinstance(run_id, str)}

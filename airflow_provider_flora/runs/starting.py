@@ -47,6 +47,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from enum import Enum, auto
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import tenacity
@@ -224,18 +225,32 @@ def _generation(record: Record) -> int:
     return int(record.key.rpartition("-")[2])
 
 
+@dataclass(frozen=True)
+class Order:
+    """What is to be started, checked against the technique.
+
+    :param history_id: the technique's id as the history filters by it.
+    :param inputs: what the run is given.
+    :param may_spend: is asked before a new run is paid; raises to forbid it.
+    """
+
+    history_id: str
+    inputs: Sequence[RunInput]
+    may_spend: Callable[[], None]
+
+
 class Starter:
     """Starts a task's run exactly once.
 
     :param client: makes the requests.
     :param technique_id: as the user named it.
-    :param history_id: the technique's id as the history filters by it.
-    :param inputs: what the run is given.
+    :param given: the task's inputs as the user gave them.
+    :param order: makes of them what is to be started. It is asked for only where a start may have to be sent: a run
+        that is there is taken up even if its technique has changed since.
     :param memory: where the record is kept.
     :param max_tries: the task instance's.
     :param on_unknown_start: ``stop``, or ``restart`` to accept a second charge where it cannot be told whether
         there was a first.
-    :param may_spend: is asked before a new run is paid; raises to forbid it.
     :param siblings: gives the ids of runs that are known to belong to other tasks.
     :param sleep: waits for seconds.
     """
@@ -245,30 +260,31 @@ class Starter:
         client: FloraClient,
         *,
         technique_id: str,
-        history_id: str,
-        inputs: Sequence[RunInput],
+        given: object,
+        order: Callable[[], Order],
         callback_url: str | None,
         memory: Memory,
         max_tries: int,
         on_unknown_start: str,
-        may_spend: Callable[[], None],
         siblings: Callable[[], Iterable[str]],
         log: Log,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client = client
         self._technique_id = technique_id
-        self._history_id = history_id
-        self._inputs = inputs
+        self._make_order = order
         self._callback_url = callback_url
         self._memory = memory
         self._max_tries = max_tries
         self._on_unknown_start = on_unknown_start
-        self._may_spend = may_spend
         self._siblings = siblings
         self._log = log
         self._sleep = sleep
-        self._digest = digest_of(technique_id, inputs, callback_url)
+        self._digest = digest_of(technique_id, given, callback_url)
+
+    @cached_property
+    def _order(self) -> Order:
+        return self._make_order()
 
     def start(self) -> Run:
         """Return the task's one run: started now, or by an earlier try.
@@ -291,6 +307,8 @@ class Starter:
         if state is State.CHANGED:
             return self._start_if_cleared(record, run)
         self._log.info("Adopted %s of an earlier try (%s)", run.run_id, run.status)
+        if self._cleared_since(record):  # the clear has been answered: the next retry is not one
+            self._memory.save(replace(record, max_tries=self._max_tries))
         return run
 
     def adopt(self, run_id: str) -> Run:
@@ -345,7 +363,7 @@ class Starter:
             self._sleep(HISTORY_LAG)
 
     def _start_new(self, previous: Record | None) -> Run:
-        self._may_spend()
+        self._order.may_spend()
         record = self._memory.new_record(self._digest, self._max_tries, self._window(), previous)
         if previous is not None:
             past = [*previous.past, *([previous.run_id] if previous.run_id else [])]
@@ -371,7 +389,7 @@ class Starter:
         """Send the intent and keep the id of its run."""
         try:
             run = self._client.start_technique_run(
-                self._technique_id, self._inputs, "async", self._callback_url, record.key
+                self._technique_id, self._order.inputs, "async", self._callback_url, record.key
             )
             self._log.info("Started %s", run.run_id)
             run = run.model_copy(update={"charged_cost": None})  # the answer to a start has a quote there
@@ -440,22 +458,29 @@ class Starter:
         candidates: list[Run] = []
         for _ in range(HISTORY_LOOKS):
             self._sleep(HISTORY_LAG)
-            candidates = self._candidates(record)
-            if candidates:
+            before, candidates = candidates, self._candidates(record)
+            # Twice the same: the history has caught up, and a single run is not just the first of several to show.
+            if candidates and [run.run_id for run in candidates] == [run.run_id for run in before]:
                 break
-        if len(candidates) == 1:
+        if len(candidates) == 1 or (candidates and self._all_failed(record, candidates)):
             return candidates[0]
         if self._on_unknown_start == RESTART:
             self._log.warning("Starting a second run: the first cannot be told among %s", len(candidates))
             return None
         raise self._unknown("and Flora says that it has a run for it, but not which", candidates)
 
+    def _all_failed(self, record: Record, candidates: Sequence[Run]) -> bool:
+        """Whether, without a store, it does not matter which run it is: each calls for the next key."""
+        return not self._memory.is_last(record) and all(
+            run.failed and remedy_for_run(run.error_code, run.error_message).retryable for run in candidates
+        )
+
     def _candidates(self, record: Record) -> list[Run]:
         """Return the runs that an intent may have become: of its technique, from its time, and nobody else's."""
         oldest = min(start for start, _ in record.sent) - CLOCK_MARGIN
         others = {*self._siblings(), *record.past}
         candidates: list[Run] = []
-        for run in self._client.list_technique_runs(technique_id=self._history_id):
+        for run in self._client.list_technique_runs(technique_id=self._order.history_id):
             created = oldest if run.created_at is None else run.created_at / 1000
             if created < oldest or len(candidates) >= MAX_CANDIDATES:
                 break
@@ -482,7 +507,8 @@ class Starter:
 
     def _flora_now(self) -> float:
         if self._client.clock_skew is None:
-            next(iter(self._client.list_technique_runs(technique_id=self._history_id, page_size=1)), None)
+            history = self._client.list_technique_runs(technique_id=self._order.history_id, page_size=1)
+            next(iter(history), None)
         return time.time() + (self._client.clock_skew or 0.0)
 
 
@@ -509,10 +535,10 @@ def mark_delivered(memory: Memory, log: Log) -> None:
         log.warning("Could not note that the result was delivered: %s", error)
 
 
-def digest_of(technique_id: str, inputs: Sequence[RunInput], callback_url: str | None) -> str:
+def digest_of(technique_id: str, given: object, callback_url: str | None) -> str:
     """Return what two starts must share to be the same."""
-    given = [technique_id, [entry.model_dump() for entry in inputs], callback_url]
-    return hashlib.sha256(json.dumps(given).encode()).hexdigest()
+    text = json.dumps([technique_id, given, callback_url], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _clock(milliseconds: float | None) -> str:

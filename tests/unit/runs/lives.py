@@ -12,7 +12,14 @@ from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.models import Run, RunInput
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
-from airflow_provider_flora.runs.starting import DerivedMemory, Memory, Order, Starter, TaskStateMemory, mark_delivered
+from airflow_provider_flora.runs.starting import (
+    DerivedMemory,
+    Memory,
+    Order,
+    Starter,
+    TaskStateMemory,
+    mark_delivered,
+)
 
 TECHNIQUE = "editorial-still"
 POINTS = ("before the intent", "before the POST", "after the POST", "before the record", "after the record")

@@ -653,3 +653,20 @@ def test_a_delivery_is_noted_once(task: Life) -> None:
     task.deliver()
     task.deliver()
     assert len(task.store.writes) == 3
+
+
+def test_a_clear_while_the_run_went_on_is_answered_by_taking_it_up(task: Life) -> None:
+    run = task.start()
+    task.clear()
+    assert task.start().run_id == run.run_id
+    task.deliver()
+    # The process dies before Airflow learns of the success: what follows is a retry, not another clear.
+    assert task.start().run_id == run.run_id
+    assert posts_to(task.flora) == 1
+
+
+def test_a_single_run_is_taken_only_when_the_history_has_caught_up(docs_task: Life) -> None:
+    with pytest.raises(Crash):
+        docs_task.start(dies="after the POST")
+    docs_task.start()
+    assert len([pause for pause in docs_task.slept if pause == starting.HISTORY_LAG]) >= 2

@@ -176,3 +176,14 @@ def test_the_context_of_an_airflow_without_a_store_tells_the_task_instance_apart
         begun.timestamp(), abs=5
     )
     assert memory(try_number=1).new_record("digest", 2, (now, now + 9), None).sent[0][0] == now
+
+
+def test_which_of_several_failed_runs_is_the_tasks_own_does_not_matter(flora_docs: Emulator) -> None:
+    flora_docs.order_fault(kind="fail_run", error_code="GENERATION_PROVIDER_TIMEOUT", error_message="", times=2)
+    task = Life(flora_docs, None)
+    for _ in range(3):
+        run = task.start()
+    assert [started["error_code"] for started in runs_of(flora_docs)] == ["GENERATION_PROVIDER_TIMEOUT"] * 2 + [
+        None
+    ]
+    assert run.run_id == runs_of(flora_docs)[-1]["run_id"]
