@@ -1,12 +1,89 @@
-"""Writes what came of the fault tests as a page's part: a table, and the errors in their own words."""
+"""Writes what came of the fault tests as the end of a page: a table, and the errors in their own words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import platform
+import textwrap
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from fault_running import Verdict
+from fault_running import Scenario, Verdict
+
+WIDTH = 112
+HEADER = ("Fault", "Mode", "Runs charged", "Tasks right", "Seconds", "Outcome")
 
 
-def write_report(path: Path, verdicts: Sequence[Verdict]) -> None:
-    raise NotImplementedError(path)
+def write_report(path: Path, verdicts: Sequence[Verdict], places: Sequence[str], seconds: float) -> None:
+    """Write the table and the errors.
+
+    :param places: what the scenarios ran on: executor and database.
+    :param seconds: how long all of it took.
+    """
+    ordered = sorted(verdicts, key=lambda verdict: (int(verdict.scenario.fault), verdict.scenario.celery))
+    path.write_text(
+        "\n".join([*_introduction(ordered, places, seconds), *_table(ordered), *_errors(ordered)]) + "\n"
+    )
+
+
+def _introduction(verdicts: Sequence[Verdict], places: Sequence[str], seconds: float) -> Iterator[str]:
+    held = sum(not verdict.problems for verdict in verdicts)
+    yield ".. Written by `make faults`. Do not edit."
+    yield ""
+    words = (
+        f"{held} of {len(verdicts)} held. Airflow {version('apache-airflow')} with Python "
+        f"{platform.python_version()} on {os.cpu_count()} cores, {'; '.join(places)}; {seconds / 60:.0f} minutes. "
+        "A run takes 6 seconds at the emulator where nothing else is said, and each task has 2 retries, 1 second "
+        "apart. *Seconds* are those from the fault to the task's end, the run's own time included. *site* marks "
+        "what ran under the account of idempotency in which a repeated key is answered with the run's id; the rest "
+        "ran under the one in which it is answered 409."
+    )
+    yield from textwrap.wrap(words, WIDTH)
+    yield ""
+
+
+def _table(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    yield from (".. list-table::", "   :header-rows: 1", "   :widths: 40 14 10 10 10 16", "")
+    yield from _row(HEADER)
+    for verdict in verdicts:
+        scenario = verdict.scenario
+        outcome = verdict.state if verdict.state != "failed" else f"{verdict.state} (see below)"
+        yield from _row(
+            (
+                _title(scenario),
+                scenario.mode,
+                _charged(verdict),
+                f"{verdict.right} of {scenario.tasks}",
+                "" if verdict.seconds is None else f"{verdict.seconds:.0f}",
+                outcome if not verdict.problems else f"**not as promised**: {outcome}",
+            )
+        )
+    yield ""
+
+
+def _title(scenario: Scenario) -> str:
+    what = scenario.what[0].upper() + scenario.what[1:]
+    return f"{scenario.fault}. {what}" + (" *(site)*" if scenario.account == "site" else "")
+
+
+def _charged(verdict: Verdict) -> str:
+    if verdict.started == verdict.charged:
+        return str(verdict.charged)
+    return f"{verdict.charged}, of {verdict.started} started"
+
+
+def _row(cells: Sequence[str]) -> Iterator[str]:
+    for place, cell in enumerate(cells):
+        yield f"   {'* -' if place == 0 else '  -'} {cell}".rstrip()
+
+
+def _errors(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Each fault after which a task failed, with one error of it."""
+    yield from ("Where a task stopped, it said:", "")
+    for verdict in verdicts:
+        if verdict.errors:
+            yield from (f"{_title(verdict.scenario)}, {verdict.scenario.mode}", "   .. code-block:: text", "")
+            for line in verdict.errors[0].splitlines():
+                yield from textwrap.wrap(line, WIDTH - 6, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            yield ""

@@ -56,7 +56,8 @@ class Scenario:
     :param says: what the logs of its tries must say of its runs, in order. Tries that take up the last of them
         again may follow: under load Airflow itself ends a try that resumes before its deferral is accounted for.
     :param celery: run under Celery with two triggerers.
-    :param alone: run with nothing else at the same time.
+    :param together: scenarios of one such name run at the same time, and nothing else with them: what their script
+        does to Airflow is done once, to all of them.
     :param in_part: belongs to the part that is run with every `make test`.
     """
 
@@ -79,7 +80,7 @@ class Scenario:
     error: str | None = None
     says: str | None = None
     celery: bool = False
-    alone: bool = False
+    together: str | None = None
     in_part: bool = False
 
     @property
@@ -187,7 +188,13 @@ class Running:
     """A scenario under way: what a script may do."""
 
     def __init__(
-        self, scenario: Scenario, airflow: LocalAirflow, board: Board, flora: Emulator, marks: Path
+        self,
+        scenario: Scenario,
+        airflow: LocalAirflow,
+        board: Board,
+        flora: Emulator,
+        marks: Path,
+        meeting: threading.Barrier,
     ) -> None:
         self.scenario = scenario
         self.airflow = airflow
@@ -195,7 +202,16 @@ class Running:
         self.run_id = scenario.name
         self._board = board
         self._marks = marks
+        self._meeting = meeting
         self._fault_at: float | None = None
+
+    def once_for_all(self, work: Callable[[], None]) -> None:
+        """Do something when all scenarios that run together are ready for it, and go on when it is done."""
+        first = self._meeting.wait(LONGEST) == 0
+        self.mark()
+        if first:
+            work()
+        self._meeting.wait(LONGEST)
 
     def mark(self) -> None:
         """The fault comes now."""
@@ -256,24 +272,26 @@ class Runner:
         verdicts: list[Verdict] = []
         with Board(self._airflow) as board:
 
-            def run(scenario: Scenario) -> None:
-                verdict = self._run(scenario, board)
+            def run(scenario: Scenario, meeting: threading.Barrier) -> None:
+                verdict = self._run(scenario, board, meeting)
                 verdicts.append(verdict)
                 self._say(f"[{len(verdicts)}/{len(scenarios)}] {verdict.line()}")
 
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                list(pool.map(run, [scenario for scenario in scenarios if not scenario.alone]))
+            groups: dict[str | None, list[Scenario]] = {None: []}
             for scenario in scenarios:
-                if scenario.alone:
-                    run(scenario)
+                groups.setdefault(scenario.together, []).append(scenario)
+            for name, group in groups.items():
+                meeting = threading.Barrier(len(group) if name else 1)
+                with ThreadPoolExecutor(len(group) if name else AT_ONCE) as pool:
+                    list(pool.map(run, group, [meeting] * len(group)))
         self._look_for_keys(verdicts)
         return verdicts
 
-    def _run(self, scenario: Scenario, board: Board) -> Verdict:
+    def _run(self, scenario: Scenario, board: Board, meeting: threading.Barrier) -> Verdict:
         verdict = Verdict(scenario)
         options = {"run_seconds": 6.0, "cost_lag": 0.2, "api_key": API_KEY, **scenario.flora}
         with Emulator(idempotency=scenario.account, **options) as flora:
-            running = Running(scenario, self._airflow, board, flora, self._marks)
+            running = Running(scenario, self._airflow, board, flora, self._marks, meeting)
             watcher = _FaultWatch(running)
             try:
                 self._start(running)
@@ -283,6 +301,7 @@ class Runner:
                 _judge(verdict, running, instances)
             except Exception as error:
                 verdict.problems.append(f"{type(error).__name__}: {error}")
+                meeting.abort()
             finally:
                 watcher.end()
         return verdict

@@ -7,11 +7,11 @@ certainty is impossible the task stops, with an error that says what is known.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fault_running import FINAL, Running, Scenario
+from fault_running import FINAL, Running, Scenario, Script
 
 MODES = ("deferrable", "synchronous")
 ACCOUNTS = ("docs", "site")
@@ -77,23 +77,21 @@ def no_service_for_a_minute_while_waiting(running: Running) -> None:
     running.flora.clear_faults()
 
 
-def kill(*components: str, seconds_away: float = 0) -> Callable[[Running], None]:
-    """SIGKILL parts of Airflow while every task waits for its run, and start them again."""
+def kill(*components: str, seconds_away: float = 0) -> Script:
+    """SIGKILL parts of Airflow while every task waits for its run, and start them again; no name: all of it."""
 
     def script(running: Running) -> None:
+        def work() -> None:
+            for component in components or running.airflow.pids():
+                running.airflow.kill(component)
+            time.sleep(seconds_away)
+            running.airflow.start_all()
+
         running.wait_runs(running.scenario.tasks)
         running.wait_states("deferred" if running.scenario.mode == "deferrable" else "running")
-        running.mark()
-        for component in components:
-            running.airflow.kill(component)
-        time.sleep(seconds_away)
-        running.airflow.start_all()
+        running.once_for_all(work)
 
     return script
-
-
-def kill_everything(running: Running) -> None:
-    kill(*running.airflow.pids())(running)
 
 
 def kill_a_triggerer_for_good(running: Running) -> None:
@@ -107,19 +105,22 @@ def kill_a_triggerer_for_good(running: Running) -> None:
 
 def kill_the_worker_before_the_answer(running: Running) -> None:
     """The whole Celery worker, with the task's process and the one that looks after it."""
+
+    def work() -> None:
+        running.airflow.kill("celery-worker")
+        running.airflow.start_all()
+
     running.wait_runs(1)
-    running.mark()
-    running.airflow.kill("celery-worker")
-    running.airflow.start_all()
+    running.once_for_all(work)
 
 
 # --- the faults -------------------------------------------------------------------------------------------
 
 
-def _both(in_part: str, /, *fault: str, **words: Any) -> Iterator[Scenario]:
+def _both(in_part: str, fault: str, what: str, **words: Any) -> Iterator[Scenario]:
     """A fault in both modes; the part has those that `in_part` names."""
     for mode in MODES:
-        yield Scenario(*fault, mode=mode, in_part=mode in in_part, **words)
+        yield Scenario(fault, what, mode, in_part=mode in in_part, **words)
 
 
 def _deaths() -> Iterator[Scenario]:
@@ -312,11 +313,11 @@ def _windows() -> Iterator[Scenario]:
 
 def _mapped() -> Iterator[Scenario]:
     for account in ACCOUNTS:
-        words: dict[str, Any] = {"account": account, "hit": "answer", "alone": True, "connection": {"timeout": 120}}
+        words: dict[str, Any] = {"account": account, "hit": "answer", "connection": {"timeout": 120}}
         if account == "docs":
             words |= {"state": "failed", "error": NOT_WHICH}
         for count, part in ((20, ""), (4, "deferrable")):
-            yield from _both(
+            for scenario in _both(
                 part,
                 "12",
                 f"{count} mapped tasks killed before the answer",
@@ -326,73 +327,63 @@ def _mapped() -> Iterator[Scenario]:
                 conf={"together": count},
                 orders=[{**HOLD_THE_ANSWER, "times": count}],
                 **words,
-            )
+            ):
+                # Twenty need twenty of the 24 slots.
+                yield replace(scenario, together=scenario.name if count == 20 else None)
 
 
 def _parts_of_airflow() -> Iterator[Scenario]:
-    kills: Sequence[tuple[str, Callable[[Running], None], tuple[str, ...]]] = (
+    kills: Sequence[tuple[str, Script, Sequence[str]]] = (
         ("the triggerer killed", kill("triggerer"), ("deferrable",)),
         ("the scheduler killed", kill("scheduler"), MODES),
         ("no API server for 20 s", kill("api-server", seconds_away=20), MODES),
-        ("all of Airflow killed", kill_everything, MODES),
+        ("all of Airflow killed", kill(), MODES),
     )
     for what, script, modes in kills:
         for mode in modes:
-            few = Scenario(
-                "7",
-                f"{what} while 6 tasks wait",
-                mode,
-                dag="many_6",
-                tasks=6,
-                charged=6,
-                flora={"run_seconds": 45.0},
-                script=script,
-                alone=True,
-                in_part=mode == "deferrable" or "all" in what,
-            )
-            # A waiting task holds no worker, so there can be many; one that holds one is what six are.
-            yield few if mode == "synchronous" else replace(few, in_part=few.in_part)
-            if mode == "deferrable":
-                yield replace(
-                    few,
-                    what=f"{what} while 50 tasks wait",
-                    dag="many_50",
-                    tasks=50,
-                    charged=50,
-                    flora={"run_seconds": 150.0},
-                    in_part=False,
-                )
+            few = _many(6, "7", what, mode, script=script, together=what)
+            yield replace(few, in_part=script is not kills[1][1])
+        # A waiting task holds no worker, so there can be many. A task that holds one is one of few.
+        yield _many(50, "7", what, "deferrable", script=script, together=f"{what}, 50")
+
+
+def _many(count: int, fault: str, what: str, mode: str, **words: Any) -> Scenario:
+    """Tasks that wait until whatever is to happen has happened: starting 50 takes two cores more than a minute."""
+    return Scenario(
+        fault,
+        f"{what} while {count} tasks wait",
+        mode,
+        dag=f"many_{count}",
+        tasks=count,
+        charged=count,
+        flora={"run_seconds": 150.0 if count == 50 else 25.0},
+        **words,
+    )
 
 
 def _celery() -> Iterator[Scenario]:
-    lost: dict[str, Any] = {"celery": True, "hit": "answer", "orders": [HOLD_THE_ANSWER]}
-    yield from _both("deferrable", "15", "Celery: 2, killed before the answer", says="Found", **lost)
-    yield from _both(
-        "", "15", "Celery: 4, killed after the id is stored", celery=True, hit="after_id", says="Started Adopted"
-    )
-    worker: dict[str, Any] = {"celery": True, "alone": True, "connection": {"timeout": 60}}
+    held: Mapping[str, Any] = {"celery": True, "orders": [HOLD_THE_ANSWER], "says": "Found"}
+    yield from _both("deferrable", "15", "Celery: 2, killed before the answer", hit="answer", **held)
     yield from _both(
         "synchronous",
         "15",
-        "Celery: 2, the worker killed",
+        "Celery: 2, the worker killed before the answer",
         script=kill_the_worker_before_the_answer,
-        orders=[HOLD_THE_ANSWER],
-        says="Found",
-        **worker,
+        connection={"timeout": 60},
+        together="the worker",
+        **held,
     )
-    six: dict[str, Any] = {"dag": "many_6", "tasks": 6, "charged": 6, "flora": {"run_seconds": 30.0}}
-    yield Scenario(
-        "15", "Celery: 7, one of two triggerers killed", "deferrable", script=kill_a_triggerer_for_good, celery=True,
-        alone=True, in_part=True, **six,
-    )  # fmt: skip
-    fifty: dict[str, Any] = {"dag": "many_50", "tasks": 50, "charged": 50, "flora": {"run_seconds": 150.0}}
-    yield Scenario(
-        "15", "Celery: 7, one of two triggerers killed while 50 tasks wait", "deferrable",
-        script=kill_a_triggerer_for_good, celery=True, alone=True, **fifty,
-    )  # fmt: skip
     yield from _both(
-        "", "15", "Celery: 7, all of Airflow killed", script=kill_everything, celery=True, alone=True, **six
+        "", "15", "Celery: 4, killed after the id is stored", celery=True, hit="after_id", says="Started Adopted"
     )
+    triggerer: Mapping[str, Any] = {"script": kill_a_triggerer_for_good, "celery": True}
+    what = "Celery: 7, one of two triggerers killed"
+    yield _many(6, "15", what, "deferrable", together="a triggerer", in_part=True, **triggerer)
+    yield _many(50, "15", what, "deferrable", together="a triggerer, 50", **triggerer)
+    for mode in MODES:
+        yield _many(
+            6, "15", "Celery: 7, all of Airflow killed", mode, script=kill(), celery=True, together="all of Celery"
+        )
 
 
 SCENARIOS: Sequence[Scenario] = sorted(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_report import write_report
@@ -49,57 +51,65 @@ def _listens(address: tuple[str, int]) -> bool:
 @pytest.fixture(scope="module")
 def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Verdict]:
     """What came of every chosen scenario."""
-    chosen: list[Scenario] = [
-        item.callspec.params["scenario"]
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and item.function is test_each_execution_is_charged_once
-    ]
-    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+    selected = {item.name for item in request.session.items}
+    chosen = [one for one in CHOSEN if f"{test_each_execution_is_charged_once.__name__}[{one.name}]" in selected]
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    one_by_one = threading.Lock()
 
     def say(words: str) -> None:
         """Tell of progress, past pytest's capture: all of it happens in this one fixture."""
-        terminal.write_line(f"{time.strftime('%H:%M:%S')} {words}")
+        with one_by_one, capture.global_and_fixture_disabled():
+            print(f"\n{time.strftime('%H:%M:%S')} {words}", end="", flush=True)
 
     with_postgres = _listens(POSTGRES)
     found: list[Verdict] = []
+    places: list[str] = []
     began = time.monotonic()
     for celery in (False, True):
         scenarios = [scenario for scenario in chosen if scenario.celery == celery]
         if not scenarios or (celery and not (with_postgres and _listens(REDIS))):
             continue
         home = tmp_path_factory.mktemp("celery" if celery else "faults")
-        marks = home / "marks"
-        marks.mkdir()
-        queue = f"flora_faults_{os.getpid()}"
-        airflow = LocalAirflow(
-            home / "airflow",
-            DAGS,
-            env={
-                **NOTICE_SOON,
-                "FLORA_FAULTS_MARKS": str(marks),
-                "AIRFLOW__OPERATORS__DEFAULT_QUEUE": queue,
-            },
-            database_url=DATABASE_URL.format(os.getpid()) if with_postgres else None,
-            database_cache=DATABASES,
-            report=lambda step: say(f"  {step}"),
-            **(
-                {
-                    "executor": "CeleryExecutor",
-                    "celery_workers": 1,
-                    "broker_url": f"redis://{REDIS[0]}:{REDIS[1]}/11",
-                    "triggerers": 2,
-                }
-                if celery
-                else {}
-            ),
-        )
-        say(f"{'Celery' if celery else 'LocalExecutor'}, {'PostgreSQL' if with_postgres else 'SQLite'}")
-        with airflow:
-            found += Runner(airflow, marks, say).run(scenarios)
-    say(f"all scenarios took {time.monotonic() - began:.0f} s")
-    if ALL and {verdict.scenario for verdict in found} == set(SCENARIOS):
-        write_report(REPOSITORY / "docs" / "reliability_results.rst", found)
+        executor = "CeleryExecutor with Redis" if celery else "LocalExecutor"
+        places.append(f"{executor} and {'PostgreSQL' if with_postgres else 'SQLite'}")
+        say(places[-1])
+        try:
+            with _airflow(home, say, celery=celery, with_postgres=with_postgres) as airflow:
+                found += Runner(airflow, home / "marks", say).run(scenarios)
+        except Exception as error:
+            judged = {verdict.scenario for verdict in found}
+            problem = f"Airflow: {type(error).__name__}: {error}"
+            found += [Verdict(one, problems=[problem]) for one in scenarios if one not in judged]
+    took = time.monotonic() - began
+    say(f"all scenarios took {took:.0f} s")
+    if ALL and {verdict.scenario.name for verdict in found} == {scenario.name for scenario in SCENARIOS}:
+        write_report(REPOSITORY / "docs" / "reliability_results.rst", found, places, took)
     return {verdict.scenario.name: verdict for verdict in found}
+
+
+def _airflow(home: Path, say: Callable[[str], None], *, celery: bool, with_postgres: bool) -> LocalAirflow:
+    marks = home / "marks"
+    marks.mkdir()
+    celerys_own: dict[str, Any] = {
+        "executor": "CeleryExecutor",
+        "celery_workers": 1,
+        "broker_url": f"redis://{REDIS[0]}:{REDIS[1]}/11",
+        "triggerers": 2,
+    }
+    env = {
+        **NOTICE_SOON,
+        "FLORA_FAULTS_MARKS": str(marks),
+        "AIRFLOW__OPERATORS__DEFAULT_QUEUE": f"flora_faults_{os.getpid()}",
+    }
+    return LocalAirflow(
+        home / "airflow",
+        DAGS,
+        env=env,
+        database_url=DATABASE_URL.format(os.getpid()) if with_postgres else None,
+        database_cache=DATABASES,
+        report=lambda step: say(f"  {step}"),
+        **(celerys_own if celery else {}),
+    )
 
 
 @pytest.mark.parametrize("scenario", CHOSEN, ids=lambda scenario: scenario.name)
