@@ -1,0 +1,52 @@
+"""What is published: the wheel holds the package and nothing else, and the sdist builds the same wheel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGE = "airflow_provider_flora"
+
+
+def build(kind: str, source: Path, into: Path) -> Path:
+    # Without isolation: what builds it is pinned in the environment, and nothing is downloaded.
+    command = [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", str(into), str(source)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    (built,) = into.iterdir()
+    return built
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("sdist", REPOSITORY, tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", REPOSITORY, tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = set(contents(wheel))
+    assert {Path(name).parts[0].partition("-")[0] for name in names} == {PACKAGE}
+    described = {name for name in names if ".dist-info/" not in name}
+    there = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / PACKAGE).rglob("*.py")}
+    assert described == {*there, f"{PACKAGE}/py.typed"}
+
+
+def test_the_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    assert contents(build("wheel", source, tmp_path / "built")) == contents(wheel)
