@@ -166,8 +166,9 @@ class FloraRunTechniqueOperator(BaseOperator):
     def _order(self, client: FloraClient, context: Context) -> Order:
         from airflow_provider_flora.api.inputs import check_inputs, run_inputs
         from airflow_provider_flora.runs.starting import Order
+        from airflow_provider_flora.runs.techniques import technique_of
 
-        technique = client.get_technique(self.technique_id)
+        technique = technique_of(client, self.technique_id)
         if self.do_xcom_push:  # before anything is refused: the page is where a person looks next
             page = technique_url(client.settings, technique.slug or technique.technique_id)
             context["ti"].xcom_push(key=TECHNIQUE_URL_KEY, value=page)

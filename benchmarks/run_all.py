@@ -1,0 +1,91 @@
+"""Run every benchmark and write ``docs/performance.rst`` with its plot: ``make bench``.
+
+``--only NAME`` runs one and keeps the others' last results; ``--write`` only writes the page anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "build" / "benchmarks.json"
+TIMEOUT = 1800
+PROGRAMS: dict[str, list[str]] = {
+    "import_time": ["import_time.py"],
+    "flora 100": ["watch.py", "flora", "100"],
+    "dbt 100": ["watch.py", "dbt", "100"],
+    "flora 1000": ["watch.py", "flora", "1000"],
+    "dbt 1000": ["watch.py", "dbt", "1000"],
+    "flora 1000 spread": ["watch.py", "flora", "1000", "--spread", "5"],
+    "dbt 1000 spread": ["watch.py", "dbt", "1000", "--spread", "5"],
+    "flora 10000": ["watch.py", "flora", "10000"],
+    "flora 1000 memory": ["watch.py", "flora", "1000", "--memory"],
+    "dbt 1000 memory": ["watch.py", "dbt", "1000", "--memory"],
+    "flora 10000 memory": ["watch.py", "flora", "10000", "--memory"],
+    "rate_limit": ["troubles.py", "rate_limit"],
+    "foreign": ["troubles.py", "foreign"],
+    "outage": ["troubles.py", "outage"],
+    "leaks": ["troubles.py", "leaks"],
+    "start": ["start.py"],
+}
+
+
+def run(program: list[str]) -> dict[str, Any]:
+    """Run a program and read its last line."""
+    with tempfile.TemporaryDirectory(prefix="flora-bench-home-") as home:
+        done = subprocess.run(
+            [sys.executable, str(HERE / program[0]), *program[1:]],
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT,
+            check=True,
+            env={**os.environ, "AIRFLOW_HOME": home},
+        )
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**result, "load": round(os.getloadavg()[0], 1)}
+
+
+def environment() -> dict[str, Any]:
+    """What was measured where."""
+    names = ("apache-airflow", "apache-airflow-providers-dbt-cloud", "apache-airflow-providers-airbyte", "aiohttp")
+    return {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def main() -> None:
+    """Run and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PROGRAMS, metavar="NAME", help=", ".join(PROGRAMS))
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    names = [] if options.write else options.only or [*PROGRAMS]
+    RESULTS.parent.mkdir(exist_ok=True)
+    for name in names:
+        print(f"{name} ...", end=" ", flush=True)
+        results[name] = run(PROGRAMS[name])
+        results["environment"] = environment()
+        print(json.dumps(results[name]), flush=True)
+        RESULTS.write_text(json.dumps(results, indent=1))
+
+    from performance_page import write
+
+    print(write(results))
+
+
+if __name__ == "__main__":
+    main()
