@@ -11,7 +11,7 @@ PYTHON_2_11 := $(shell for p in $(PYTHON) python3.12 python3.11 python3.10; do \
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check docs airflow build pins format clean
+.PHONY: help demo test faults check docs airflow build pins format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -24,6 +24,9 @@ test: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready) tests/conformance/
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (40 minutes)
+	FLORA_FAULTS=all $(BIN)/python -m pytest --tb=line $(ARGS) tests/faults
 
 check: $(VENV)/.ready  ## Lint, formatting and types
 	$(BIN)/ruff check .
