@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import airflow_home  # noqa: F401
 from airflow_provider_flora.emulator import Emulator
 
 API_KEY = "sk_test_never_to_be_seen_4711"
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +28,9 @@ def _emulator() -> Iterator[Emulator]:
 
 @pytest.fixture
 def emulator(_emulator: Emulator) -> Iterator[Emulator]:
-    """Flora: runs take a moment, what they cost is known at once."""
+    """Flora, with a key of each test's own: runs take a moment, what they cost is known at once."""
     _emulator.reset()
-    _emulator.api_key = API_KEY
+    _emulator.api_key = f"{API_KEY}_{next(_numbers)}"
     yield _emulator
     _emulator.reset()
 

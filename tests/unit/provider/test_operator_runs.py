@@ -478,12 +478,12 @@ def test_the_key_is_in_no_log_xcom_error_rendered_field_or_trigger(
     life = life_of(still(deferrable=deferrable))
     life.run()
     seen += [life.ti.xcoms, life.events, vars(life.operator)]
-    flora.api_key = "sk_test_another"
+    key, flora.api_key = flora.api_key, "sk_test_another"
     with pytest.raises(AirflowFailException) as caught:
         life_of(still(deferrable=deferrable)).run()
     seen += [repr(caught.value), repr(caught.value.__cause__)]
     operator = still(task_id="another", deferrable=True)
-    flora.api_key = API_KEY
+    flora.api_key = key
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(life_of(operator).context())
     seen += [deferred.value.trigger.serialize(), repr(deferred.value.trigger.__dict__)]
