@@ -12,7 +12,7 @@ from pathlib import Path
 from fault_running import Scenario, Verdict
 
 WIDTH = 112
-HEADER = ("Fault", "Mode", "Runs charged", "Tasks right", "Seconds", "Outcome")
+HEADER = ("", "Fault", "Mode", "Runs charged", "Tasks right", "Seconds", "Outcome")
 
 
 def write_report(path: Path, verdicts: Sequence[Verdict], places: Sequence[str], seconds: float) -> None:
@@ -35,7 +35,7 @@ def _introduction(verdicts: Sequence[Verdict], places: Sequence[str], seconds: f
         f"{held} of {len(verdicts)} held. Airflow {version('apache-airflow')} with Python "
         f"{platform.python_version()} on {os.cpu_count()} cores, {'; '.join(places)}; {seconds / 60:.0f} minutes. "
         "A run takes 6 seconds at the emulator where nothing else is said, and each task has 2 retries, 1 second "
-        "apart. *Seconds* are those from the fault to the task's end, the run's own time included. *site* marks "
+        "apart. *Seconds* are those from the fault to the task's end, the run's own time included. *(site)* marks "
         "what ran under the account of idempotency in which a repeated key is answered with the run's id; the rest "
         "ran under the one in which it is answered 409."
     )
@@ -44,13 +44,14 @@ def _introduction(verdicts: Sequence[Verdict], places: Sequence[str], seconds: f
 
 
 def _table(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    yield from (".. list-table::", "   :header-rows: 1", "   :widths: 40 14 10 10 10 16", "")
+    yield from (".. list-table::", "   :header-rows: 1", "   :widths: 4 38 14 10 10 8 16", "")
     yield from _row(HEADER)
     for verdict in verdicts:
         scenario = verdict.scenario
         outcome = verdict.state if verdict.state != "failed" else f"{verdict.state} (see below)"
         yield from _row(
             (
+                scenario.fault,
                 _title(scenario),
                 scenario.mode,
                 _charged(verdict),
@@ -64,7 +65,7 @@ def _table(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 def _title(scenario: Scenario) -> str:
     what = scenario.what[0].upper() + scenario.what[1:]
-    return f"{scenario.fault}. {what}" + (" *(site)*" if scenario.account == "site" else "")
+    return what + (" *(site)*" if scenario.account == "site" else "")
 
 
 def _charged(verdict: Verdict) -> str:
@@ -83,7 +84,9 @@ def _errors(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield from ("Where a task stopped, it said:", "")
     for verdict in verdicts:
         if verdict.errors:
-            yield from (f"{_title(verdict.scenario)}, {verdict.scenario.mode}", "   .. code-block:: text", "")
+            scenario = verdict.scenario
+            term = f"Fault {scenario.fault}, {scenario.mode}: {_title(scenario)}"
+            yield from (term, "   .. code-block:: text", "")
             for line in verdict.errors[0].splitlines():
                 yield from textwrap.wrap(line, WIDTH - 6, initial_indent=" " * 6, subsequent_indent=" " * 6)
             yield ""

@@ -95,6 +95,11 @@ class Scenario:
         return f"{self.dag}_{self.mode}"
 
     @property
+    def at_least(self) -> float:
+        """Seconds that it takes by itself."""
+        return float(self.flora.get("run_seconds", 0.0)) + (60.0 if "for a minute" in self.what else 0.0)
+
+    @property
     def must_be_right(self) -> int:
         """How many tasks must have the outputs of their own inputs."""
         if self.right is not None:
@@ -243,8 +248,13 @@ class Running:
             f"{count} tasks to be {' or '.join(sorted(states))}",
         )
 
+    def wait_ended(self) -> None:
+        """Wait until the DAG run has ended; a clear in the moment before it does would be lost to Airflow."""
+        self.airflow.wait_for_dag_run(self.scenario.dag_id, self.run_id, LONGEST)
+
     def clear(self) -> None:
         """Clear the task, as a person does."""
+        self.mark()
         self.airflow.clear(self.scenario.dag_id, self.run_id, [TASK])
 
     def xcom(self, map_index: int) -> Any:
@@ -278,7 +288,7 @@ class Runner:
                 self._say(f"[{len(verdicts)}/{len(scenarios)}] {verdict.line()}")
 
             groups: dict[str | None, list[Scenario]] = {None: []}
-            for scenario in scenarios:
+            for scenario in sorted(scenarios, key=lambda one: -one.at_least):  # the longest first
                 groups.setdefault(scenario.together, []).append(scenario)
             for name, group in groups.items():
                 meeting = threading.Barrier(len(group) if name else 1)
