@@ -55,6 +55,12 @@ def run(program: list[str]) -> dict[str, Any]:
     return {**result, "load": round(os.getloadavg()[0], 1)}
 
 
+def kept_results() -> dict[str, Any]:
+    """What has been measured last."""
+    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return kept
+
+
 def environment() -> dict[str, Any]:
     """What was measured where."""
     names = ("apache-airflow", "apache-airflow-providers-dbt-cloud", "apache-airflow-providers-airbyte", "aiohttp")
@@ -72,19 +78,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PROGRAMS, metavar="NAME", help=", ".join(PROGRAMS))
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     names = [] if options.write else options.only or [*PROGRAMS]
     RESULTS.parent.mkdir(exist_ok=True)
+    if names == [*PROGRAMS]:
+        RESULTS.unlink(missing_ok=True)  # one table, one run
     for name in names:
         print(f"{name} ...", end=" ", flush=True)
-        results[name] = run(PROGRAMS[name])
-        results["environment"] = environment()
-        print(json.dumps(results[name]), flush=True)
-        RESULTS.write_text(json.dumps(results, indent=1))
+        result = run(PROGRAMS[name])
+        print(json.dumps(result), flush=True)
+        RESULTS.write_text(json.dumps({**kept_results(), name: result, "environment": environment()}, indent=1))
 
     from performance_page import write
 
-    print(write(results))
+    print(write(kept_results()))
 
 
 if __name__ == "__main__":

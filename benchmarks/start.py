@@ -60,7 +60,7 @@ class Timed(FloraRunTechniqueOperator):
         for thing, names in ((type(ti), ("xcom_push", "xcom_pull")), (type(store), ("get", "set", "delete"))):
             for name in names:
                 setattr(thing, name, timed(getattr(thing, name)))
-        BaseHook.get_connection = timed(BaseHook.get_connection)
+        BaseHook.get_connection = staticmethod(timed(BaseHook.get_connection))
         begun, cpu = clock(), time.process_time()
         try:
             yield

@@ -69,6 +69,7 @@ CONNECTION_TIMEOUT = 60.0
 FAILURES_TO_PAUSE = 3
 """Failures in a row, of whatever requests, after which the fault is no longer that of one run."""
 
+_NO_FIELDS: set[str] = set()
 SettingsReader = Callable[[], Awaitable["ClientSettings"]]
 
 
@@ -370,8 +371,9 @@ class Watcher:
 
     async def _read_history(self, technique_id: str, missing: set[Wait]) -> None:
         """Read a technique's history, newest first, and strike off what it shows of the missing."""
-        unseen = sum(wait.created_at is None for wait in missing)
-        oldest = min((wait.created_at for wait in missing if wait.created_at is not None), default=math.inf)
+        known = [created_at for wait in missing if (created_at := wait.created_at) is not None]
+        unseen = len(missing) - len(known)
+        oldest = min(known, default=math.inf)
         pages = await self._pages(technique_id)
         taken = useful = 0
         # Another page is worth its price as long as pages bring something, or so much is missing that single
@@ -380,6 +382,7 @@ class Watcher:
             runs = await self._page(pages)
             taken += 1
             for run in runs:
+                _slim(run)
                 for wait in tuple(self._waits.get(run.run_id, ())):
                     if wait in missing:
                         missing.discard(wait)
@@ -393,8 +396,8 @@ class Watcher:
 
     def _note_listed(self, wait: Wait, run: Run) -> None:
         wait.missed = 0
-        outdated = wait.pace.last is not None and wait.pace.last.finished and not run.finished
-        if outdated or _lacks_details(run):
+        known_finished = wait.pace.last is not None and wait.pace.last.finished
+        if _lacks_details(run) if run.finished else known_finished:
             wait.due = min(wait.due, time.monotonic())
         else:
             self._note(wait, run)
@@ -528,6 +531,13 @@ async def _together(looks: Sequence[Coroutine[Any, Any, None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _slim(run: Run) -> None:
+    """Take from a run that goes on what no wait needs: thousands are kept for hours, and this is half of each."""
+    if not run.finished:
+        run.__dict__.update(technique=None, workspace_id=None, project_id=None)
+        object.__setattr__(run, "__pydantic_fields_set__", _NO_FIELDS)
 
 
 def _lacks_details(run: Run) -> bool:

@@ -15,7 +15,7 @@ from airflow_provider_flora.api.models import Run
 from airflow_provider_flora.runs import watching
 
 LISTS, LOOKS, TECHNIQUES = "listTechniqueRuns", "getTechniqueRun", "getTechnique"
-INTERVAL = 0.15
+INTERVAL = 0.1
 
 
 class Cycles:

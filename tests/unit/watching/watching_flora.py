@@ -95,7 +95,7 @@ class Waits:
         run_ids: Sequence[str],
         technique_id: str = STILL,
         *,
-        interval: float = 0.1,
+        interval: float = 0.05,
         timeout: float = 20.0,
         on_change: Callable[[Run], None] | None = None,
     ) -> list[asyncio.Task[Run]]:

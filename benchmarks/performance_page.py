@@ -1,0 +1,221 @@
+"""Turns the results of ``run_all.py`` into ``docs/performance.rst`` and its plot. Measures nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent.parent / "docs"
+PLOT = DOCS / "_static" / "performance.svg"
+
+Results = dict[str, Any]
+
+# What is shown of each watch: label, key, unit, target here at 1,000 and at 10,000.
+FIGURES = [
+    ("requests a cycle", "requests_per_cycle", "", "≤ 12", "≤ 110"),
+    ("new connections a minute", "connections_per_minute", "", "≤ 5", "≤ 10"),
+    ("CPU of the waiting process, a run and cycle", "cpu_ms_per_run_and_cycle", " ms", "≤ 0.02 ms", "≤ 0.02 ms"),
+    ("event loop late, 99th percentile", "late_ms_p99", " ms", "≤ 10 ms", "≤ 25 ms"),
+    ("memory a wait", "memory_kb_per_wait", " KB", "≤ peer", "≤ 10 KB"),
+    ("completion to event, median", "event_delay_median_s", " s", "≤ 2.7 s", "≤ 3.5 s"),
+]
+
+PAGE = """\
+.. Written by ``make bench``. Do not edit: the next run writes it anew.
+
+Performance
+===========
+
+What waiting for many runs costs, and what starting them does, measured by ``make bench`` beside a provider that
+polls once for each waiting task: dbt Cloud's trigger. Both are real trigger objects in one process and talk plain
+HTTP to a server on the same machine in a process of its own; they look every {interval:g} s and begin all at once,
+as after a restart of the triggerer. Log lines are switched off for both.
+
+Measured on {date} with {cores} cores, Python {python}, {versions}. The one-minute load of the machine at the end
+of each program was {loads}: {quiet}
+
+Waiting
+-------
+
+{table}
+
+{ratios}
+
+.. image:: _static/performance.svg
+   :alt: Requests a cycle and lateness of the event loop against the number of waits, for both systems.
+
+What limits it: the history is read page by page, since each page names the next, {spacing:g} s apart at least. With
+10,000 waits of one technique a walk of 100 pages takes most of a cycle of 5 s; on a server that takes 0.3 s for a
+page it takes 30 s, and that is then how often each run is seen. The event loop is late by as long as a page of 100
+runs takes to read and to hand out. The price of a completed run comes late at Flora; these runs have theirs at
+once. They do report progress: here it moves by ten points or so between two looks, and a trigger that is told of
+such a change is woken and logs it, which is about a third of the CPU. Where the price comes later than the look
+that finds the run completed, an event waits for the look after: the next second with up to 20 waits, the next
+cycle with more.
+
+When Flora is slow, crowded or away
+-----------------------------------
+
+{troubles}
+
+Starting
+--------
+
+{start}
+
+Importing
+---------
+
+The DAG processor imports an operator for every file that uses it. On top of ``airflow.sdk``, in fresh processes
+(the median of {tries}): this provider's operator {flora_import:g} ms, Airbyte's {airbyte_import:g} ms.
+
+Measuring it yourself
+---------------------
+
+``make bench`` makes an environment of its own, ``.venv-bench`` (Python 3.11 or newer), measures for about half an
+hour and writes this page. Each program in ``benchmarks/`` runs alone and prints its result as a line of JSON.
+"""
+
+
+def write(results: Results) -> str:
+    """Write page and plot; give the table of waiting as it is in the page."""
+    table = _table(results)
+    loads = [entry["load"] for entry in results.values() if "load" in entry]
+    environment = results["environment"]
+    page = PAGE.format(
+        interval=5,
+        spacing=0.04,
+        date=environment["date"],
+        cores=environment["cores"],
+        python=environment["python"],
+        versions=", ".join(f"{name} {version}" for name, version in environment["versions"].items()),
+        loads=f"{min(loads):g} to {max(loads):g}",
+        quiet="it was quiet."
+        if max(loads) < 1.5
+        else "it did other work too, so times (CPU, lateness, delay, import) are worse than they need be, for "
+        "both; counts of requests and connections do not depend on it.",
+        table=table,
+        ratios=_ratios(results),
+        troubles=_troubles(results),
+        start=_start(results),
+        tries=results["import_time"]["tries"],
+        flora_import=results["import_time"]["flora_ms"],
+        airbyte_import=results["import_time"]["airbyte_ms"],
+    )
+    (DOCS / "performance.rst").write_text(page)
+    _draw(results)
+    return table
+
+
+def _figure(results: Results, system: str, waits: int, key: str) -> float | None:
+    name = f"{system} {waits}" + (" memory" if key == "memory_kb_per_wait" else "")
+    value: float | None = results.get(name, {}).get(key)
+    return value
+
+
+def _table(results: Results) -> str:
+    columns = [("dbt", 100), ("flora", 100), ("dbt", 1000), ("flora", 1000), ("flora", 10000)]
+    lines = [
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+        "   * - ",
+        *(f"     - {'peer' if system == 'dbt' else 'here'}, {waits:,} waits" for system, waits in columns),
+        "     - aim at 1,000",
+        "     - aim at 10,000",
+    ]
+    for label, key, unit, aim, aim_large in FIGURES:
+        lines.append(f"   * - {label}")
+        for system, waits in columns:
+            value = _figure(results, system, waits, key)
+            lines.append("     - " + ("" if value is None else f"{value:,g}{unit}"))
+        lines += [f"     - {aim}", f"     - {aim_large}"]
+    return "\n".join(lines)
+
+
+def _ratios(results: Results) -> str:
+    parts = []
+    for label, key, *_ in FIGURES[:5]:
+        peer, here = _figure(results, "dbt", 1000, key), _figure(results, "flora", 1000, key)
+        if peer is not None and here is not None:
+            parts.append(f"{label} {peer / here:,.3g}" if here else f"{label} {peer:,g} to none")
+    text = f"Peer over here at 1,000 waits, in this run: {'; '.join(parts)}."
+    spread = [results.get(f"{system} 1000 spread") for system in ("dbt", "flora")]
+    if all(spread):
+        peer, here = (entry["late_ms_p99"] for entry in spread if entry)
+        text += (
+            " Beginning all at once is the peer's hard case. When the 1,000 waits begin spread over one cycle, its "
+            f"event loop is late by {peer:g} ms, and here by {here:g} ms."
+        )
+    return text
+
+
+def _troubles(results: Results) -> str:
+    rate, foreign, outage, leaks = (results[name] for name in ("rate_limit", "foreign", "outage", "leaks"))
+    refused = 100 * rate["refused_settled"] / max(1, rate["requests_settled"])
+    events = ", ".join(f"{count:,} {status}" for status, count in rate["events"].items())
+    events_outage = ", ".join(f"{count:,} {status}" for status, count in outage["events"].items())
+    before, after = leaks["before"], leaks["after"]
+    return "\n".join(
+        [
+            f"- A server that allows 5 requests a second, {rate['waits']:,} waits: {events}. After the first "
+            f"20 s, in which {rate['refused_before']} requests were refused, {rate['refused_settled']} of "
+            f"{rate['requests_settled']} were ({refused:.1f} %; the aim is at most 2 %).",
+            f"- {foreign['foreign']:,} runs of other techniques between {foreign['waits']:,} awaited: "
+            f"{foreign['requests_per_cycle']:g} requests a cycle.",
+            "- An outage of 60 s (one of ten minutes, shortened; the longest pause between two tries, 30 s, is "
+            f"reached within it) with {outage['waits']:,} waits: {events_outage}, all within "
+            f"{outage['all_complete_after_s']:g} s of its end. {outage['requests_during']} requests were tried "
+            f"during it; the busiest second after it brought {outage['requests_in_busiest_second_after']} (the "
+            "aim is at most 20).",
+            f"- {leaks['registrations']:,} waits registered and cancelled: "
+            f"{after['tasks'] - before['tasks']} tasks, {after['objects'] - before['objects']} waits, watchers "
+            f"and sessions more than before, and {leaks['growth_kb']:,} KB of memory.",
+        ]
+    )
+
+
+def _start(results: Results) -> str:
+    start = results.get("start")
+    if not start:
+        return "Not measured in this run."
+    asked = "\n".join(f"- {operation}: {count:,}" for operation, count in start["requests"].items())
+    began, resumed = start["start"], start["resume"]
+    return f"""\
+{start["tasks"]} mapped tasks on a real Airflow with LocalExecutor, deferred and resumed ({start["state"]}; runs
+paid: {start["started_runs"]}). Requests, by operation:
+
+{asked}
+
+The task that starts a run lives for {began["worker_ms"]:,} ms (median, from the birth of its process to the end of
+``execute``); {began["own_ms"]:,} ms of it, {began["own_percent"]:g} %, are the provider's own: its imports, two
+requests and the checks, without Airflow's connection, XCom and task state. The one that hands the result over
+lives for {resumed["worker_ms"]:,} ms, of which {resumed["own_ms"]:,} ms, {resumed["own_percent"]:g} %, are the
+provider's own.
+
+A process fetches a technique at most once a minute. LocalExecutor, like every executor of Airflow 3, gives each
+task a process of its own, so there that is once a task: what is kept in memory ends with the process. It saves
+requests where tasks share one, as with ``airflow dags test``."""
+
+
+def _draw(results: Results) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "flora"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    panels = [("requests_per_cycle", "requests a cycle"), ("late_ms_p99", "event loop late, 99th percentile (ms)")]
+    for axis, (key, label) in zip(axes, panels, strict=True):
+        for system, name, colour in (
+            ("dbt", "one poll a task (dbt Cloud)", "#b4553a"),
+            ("flora", "here", "#3f6b3a"),
+        ):
+            points = [(waits, _figure(results, system, waits, key)) for waits in (100, 1000, 10000)]
+            known = [(waits, value) for waits, value in points if value is not None]
+            axis.plot(*zip(*known, strict=True), marker="o", color=colour, label=name)
+        axis.set(xscale="log", yscale="log", xlabel="waits", title=label)
+        axis.grid(alpha=0.3, which="both", linewidth=0.4)
+    axes[0].legend(frameon=False)
+    figure.savefig(PLOT, metadata={"Date": None})
