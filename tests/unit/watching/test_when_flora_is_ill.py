@@ -22,14 +22,15 @@ async def test_a_rate_limit_slows_all_down_until_nothing_is_refused(
     flora: Flora, monkeypatch: pytest.MonkeyPatch, retry_after: bool
 ) -> None:
     monkeypatch.setattr(protocol, "FIRST_BACKOFF_RATE_LIMITED", 0.3)
-    limit = {"kind": "rate_limit", "per_second": 20, "retry_after": retry_after, "operation": LISTS}
+    monkeypatch.setattr(watching, "BASE_SPACING", 0.03)
+    limit = {"kind": "rate_limit", "per_second": 25, "retry_after": retry_after, "operation": LISTS}
     async with Waits(flora) as waits:
-        # More is due than the limit allows: two pages for each of ten intervals a second, and one for the rest.
+        # More is due than the limit allows: two pages for each of twenty intervals a second.
         waits.add(flora.running(200), interval=0.05)
         await waits.all_seen(200)
         flora.order_fault(**limit)
         flora.mark()
-        await until(lambda: waits.watcher._spacing >= 1 / 20)  # it has settled
+        await until(lambda: waits.watcher._spacing >= 1 / 25)  # it has settled
         flora.mark()
         await until(lambda: flora.responses_since().total() >= 30)
         refused, asked = flora.responses_since()["429"], flora.responses_since().total()
