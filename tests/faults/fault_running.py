@@ -109,7 +109,11 @@ class Scenario:
 
 @dataclass
 class Verdict:
-    """What came of a scenario. It held if there are no problems."""
+    """What came of a scenario. It held if there are no problems.
+
+    :param seconds: from the fault to the end of the last task.
+    :param late: by how many seconds the last task ended after both the fault and the end of its own run.
+    """
 
     scenario: Scenario
     state: str = "unknown"
@@ -117,6 +121,7 @@ class Verdict:
     started: int = 0
     right: int = 0
     seconds: float | None = None
+    late: float | None = None
     errors: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -210,10 +215,11 @@ class Running:
         self._meeting = meeting
         self._fault_at: float | None = None
 
-    def once_for_all(self, work: Callable[[], None]) -> None:
+    def once_for_all(self, work: Callable[[], None], *, is_the_fault: bool = True) -> None:
         """Do something when all scenarios that run together are ready for it, and go on when it is done."""
         first = self._meeting.wait(LONGEST) == 0
-        self.mark()
+        if is_the_fault:
+            self.mark()
         if first:
             work()
         self._meeting.wait(LONGEST)
@@ -376,14 +382,11 @@ def _judge(verdict: Verdict, running: Running, instances: Sequence[Mapping[str, 
     verdict.started, verdict.charged = books["started_runs"], books["charged_runs"]
     states = {str(one["state"]) for one in instances}
     verdict.state = states.pop() if len(states) == 1 else "mixed"
-    ended = max(
-        (datetime.fromisoformat(one["end_date"]).timestamp() for one in instances if one["end_date"]), default=0
-    )
     fault_at = running.fault_at()
     if fault_at is None:
         verdict.problems.append("the fault never came")
     else:
-        verdict.seconds = max(0.0, ended - fault_at)
+        verdict.seconds = max(0.0, max(map(_end_of, instances)) - fault_at)
     inputs = {run["run_id"]: run["inputs"][0]["value"] for run in books["runs"]}
     given: list[str] = []
     for one in sorted(instances, key=lambda one: one["map_index"]):
@@ -391,6 +394,8 @@ def _judge(verdict: Verdict, running: Running, instances: Sequence[Mapping[str, 
         if one["state"] == "success":
             value = running.xcom(one["map_index"])
             given.append(value["run_id"])
+            ready = max(fault_at or 0.0, value["completed_at"] / 1000 - scenario.flora.get("clock_skew", 0.0))
+            verdict.late = max(verdict.late or 0.0, _end_of(one) - ready)
             own = inputs.get(value["run_id"], "") == _own_words(scenario, one)
             if own and _own_words(scenario, one) in value["output_texts"][0]:
                 verdict.right += 1
@@ -420,6 +425,10 @@ def _judge(verdict: Verdict, running: Running, instances: Sequence[Mapping[str, 
         for name, wanted in must.items()
         if getattr(verdict, name) != wanted
     ]
+
+
+def _end_of(instance: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(instance["end_date"]).timestamp() if instance["end_date"] else 0.0
 
 
 def _own_words(scenario: Scenario, instance: Mapping[str, Any]) -> str:

@@ -17,13 +17,12 @@ from typing import Any
 import pytest
 from fault_report import write_report
 from fault_running import Runner, Scenario, Verdict
-from fault_scenarios import SCENARIOS
+from fault_scenarios import ALL, SCENARIOS
 from local_airflow import LocalAirflow
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
 DATABASES = REPOSITORY / ".airflow" / "empty-databases"
-ALL = os.environ.get("FLORA_FAULTS") == "all"
 LEAVE_NOTHING_OUT = bool(os.environ.get("FLORA_TESTS_LEAVE_NOTHING_OUT"))
 POSTGRES = ("127.0.0.1", 5432)
 REDIS = ("127.0.0.1", 6379)
