@@ -151,8 +151,12 @@ class Board:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._ends.set()
+        self.stop()
         self._thread.join()
+
+    def stop(self) -> None:
+        """End the reading, and every wait."""
+        self._ends.set()
 
     def _work(self) -> None:
         while not self._ends.wait(1):
@@ -188,7 +192,7 @@ class Board:
                 instances = self._instances.get(run_id, [])
                 if self._read_at > asked and instances and probe(instances):
                     return instances
-                if time.monotonic() > ends:
+                if self._ends.is_set() or time.monotonic() > ends:
                     states = sorted(f"{one['map_index']}: {one['state']}" for one in instances)
                     raise NotYetError(f"waited {timeout:.0f} s for {what}; {', '.join(states)}")
                 self._changed.wait(1)
@@ -299,7 +303,12 @@ class Runner:
             for name, group in groups.items():
                 meeting = threading.Barrier(len(group) if name else 1)
                 with ThreadPoolExecutor(len(group) if name else AT_ONCE) as pool:
-                    list(pool.map(run, group, [meeting] * len(group)))
+                    try:
+                        list(pool.map(run, group, [meeting] * len(group)))
+                    except BaseException:  # somebody wants to go home
+                        board.stop()
+                        meeting.abort()
+                        raise
         self._look_for_keys(verdicts)
         return verdicts
 
