@@ -80,13 +80,16 @@ def main() -> None:
     options = parser.parse_args()
     names = [] if options.write else options.only or [*PROGRAMS]
     RESULTS.parent.mkdir(exist_ok=True)
-    if names == [*PROGRAMS]:
+    whole = names == [*PROGRAMS]
+    if whole:
         RESULTS.unlink(missing_ok=True)  # one table, one run
     for name in names:
         print(f"{name} ...", end=" ", flush=True)
         result = run(PROGRAMS[name])
         print(json.dumps(result), flush=True)
-        RESULTS.write_text(json.dumps({**kept_results(), name: result, "environment": environment()}, indent=1))
+        RESULTS.write_text(
+            json.dumps({**kept_results(), name: result, "environment": {**environment(), "whole": whole}}, indent=1)
+        )
 
     from performance_page import write
 
