@@ -54,14 +54,14 @@ Waiting
 .. image:: _static/performance.svg
    :alt: Requests a cycle and lateness of the event loop against the number of waits, for both systems.
 
-What limits it: the history is read page by page, since each page names the next, {spacing:g} s apart at least. With
-10,000 waits of one technique a walk of 100 pages takes most of a cycle of 5 s; on a server that takes 0.3 s for a
-page it would take 30 s, and that is then how often each run is seen. The event loop is late by as long as a page of 100
-runs takes to read and to hand out. The price of a completed run comes late at Flora; these runs have theirs at
-once. They do report progress: here it moves by ten points or so between two looks, and a trigger that is told of
-such a change is woken and logs it. In one comparison, runs without such changes took a third less CPU. Where the price comes later than the look
-that finds the run completed, an event waits for the look after: the next second with up to 20 waits, the next
-cycle with more.
+What limits it: the history is read page by page, since each page names the next, {spacing:g} s apart at least.
+With 10,000 waits of one technique a walk of 100 pages takes most of a cycle of 5 s; on a server that takes 0.3
+s for a page it would take 30 s, and that is then how often each run is seen. The event loop is late by as long
+as a page of 100 runs takes to read and to hand out. The price of a completed run comes late at Flora; these
+runs have theirs at once. They do report progress: here it moves by ten points or so between two looks, and a
+trigger that is told of such a change is woken and logs it. In one comparison, runs without such changes took a
+third less CPU. Where the price comes later than the look that finds the run completed, an event waits for the
+look after: the next second with up to 20 waits, the next cycle with more.
 
 When Flora is slow, crowded or away
 -----------------------------------
