@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
 import tenacity
@@ -484,6 +484,14 @@ def list_technique_runs(
 # --- waiting ----------------------------------------------------------------------------------------------
 
 
+class Seen(NamedTuple):
+    """What a wait keeps of a run that goes on."""
+
+    status: str
+    progress: float
+    created_at: float | None
+
+
 class RunWait:
     """Decides, while a run goes on, when to ask again and when to stop.
 
@@ -509,22 +517,23 @@ class RunWait:
             raise ValueError(f"poll_interval must be more than 0 seconds, not {poll_interval!r}")
         self.technique_id = technique_id
         self.run_id = run_id
-        self.last: Run | None = None
+        self.seen: Seen | None = None
+        self.finished: Run | None = None
         self.poll_interval = poll_interval
         self._clock = clock
         self._began = clock()
         self._timeout = timeout
         self._on_change = on_change
         self._jitter = jitter
-        self._told: tuple[str, float] | None = None
+        self._told: Seen | None = None
         self._completed_at: float | None = None
         self._errors = 0
 
     @property
     def run(self) -> Run:
-        """The run as last seen."""
-        assert self.last is not None  # noqa: S101  # asked for only after a look that brought one
-        return self.last
+        """The finished run."""
+        assert self.finished is not None  # noqa: S101  # asked for only after a look that brought it
+        return self.finished
 
     def after(self, outcome: Run | FloraError) -> float | None:
         """Return the seconds until the next look, or ``None``: the run is as finished as it will be.
@@ -537,10 +546,12 @@ class RunWait:
 
     def _after_run(self, run: Run) -> float | None:
         self._errors = 0
-        if self.last is not None and self.last.completed and not run.finished:
-            run = self.last  # an answer that is behind: what has ended does not go on
-        self.last = run
-        self._tell(run)
+        if self.finished is not None and not run.finished:
+            run = self.finished  # an answer that is behind: what has ended does not go on
+        # Not the run itself: thousands of waits may last for hours.
+        self.seen = Seen(run.status, run.progress, run.created_at)
+        self.finished = run if run.finished else None
+        self._tell(run, self.seen)
         if run.settled:
             return None
         if run.completed:
@@ -556,7 +567,7 @@ class RunWait:
         if self._completed_at is not None:
             return None  # all but the cost is known
         missing = isinstance(error, FloraAPIError) and error.status == HTTPStatus.NOT_FOUND
-        if missing and self.last is None and self._clock() - self._began < NOT_FOUND_GRACE:
+        if missing and self.seen is None and self._clock() - self._began < NOT_FOUND_GRACE:
             return self._until_next(self.poll_interval)
         if not error.transient:
             raise error
@@ -571,12 +582,12 @@ class RunWait:
 
     def timeout_error(self) -> FloraRunTimeoutError:
         """Return the error for a wait whose time is over."""
-        known = "" if self.last is None else f" (it is {self.last.status}, {self.last.progress:g} %)"
+        known = "" if self.seen is None else f" (it is {self.seen.status}, {self.seen.progress:g} %)"
         return FloraRunTimeoutError(self.run_id, self.technique_id, f"within {self._timeout:g} s", known)
 
-    def _tell(self, run: Run) -> None:
-        status, progress = self._told or ("", 0.0)
-        if run.status != status or run.progress >= progress + 10:
-            self._told = (run.status, run.progress)
+    def _tell(self, run: Run, seen: Seen) -> None:
+        told = self._told
+        if told is None or seen.status != told.status or seen.progress >= told.progress + 10:
+            self._told = seen
             if self._on_change is not None:
                 self._on_change(run)

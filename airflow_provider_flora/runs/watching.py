@@ -69,7 +69,6 @@ CONNECTION_TIMEOUT = 60.0
 FAILURES_TO_PAUSE = 3
 """Failures in a row, of whatever requests, after which the fault is no longer that of one run."""
 
-_NO_FIELDS: set[str] = set()
 SettingsReader = Callable[[], Awaitable["ClientSettings"]]
 
 
@@ -158,7 +157,7 @@ class Wait:
     @property
     def created_at(self) -> float | None:
         """Flora's time of the run, once it has been seen."""
-        return None if self.pace.last is None else self.pace.last.created_at
+        return None if self.pace.seen is None else self.pace.seen.created_at
 
 
 class _HopelessError(Exception):
@@ -382,7 +381,6 @@ class Watcher:
             runs = await self._page(pages)
             taken += 1
             for run in runs:
-                _slim(run)
                 for wait in tuple(self._waits.get(run.run_id, ())):
                     if wait in missing:
                         missing.discard(wait)
@@ -396,8 +394,7 @@ class Watcher:
 
     def _note_listed(self, wait: Wait, run: Run) -> None:
         wait.missed = 0
-        known_finished = wait.pace.last is not None and wait.pace.last.finished
-        if _lacks_details(run) if run.finished else known_finished:
+        if _lacks_details(run) if run.finished else wait.pace.finished:
             wait.due = min(wait.due, time.monotonic())
         else:
             self._note(wait, run)
@@ -531,13 +528,6 @@ async def _together(looks: Sequence[Coroutine[Any, Any, None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _slim(run: Run) -> None:
-    """Take from a run that goes on what no wait needs: thousands are kept for hours, and this is half of each."""
-    if not run.finished:
-        run.__dict__.update(technique=None, workspace_id=None, project_id=None)
-        object.__setattr__(run, "__pydantic_fields_set__", _NO_FIELDS)
 
 
 def _lacks_details(run: Run) -> bool:

@@ -11,6 +11,9 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Run
 
+_LAST_LOOK = 5.0
+"""Seconds beyond a poll interval for one look after the deadline: the run may have ended while no triggerer lived."""
+
 
 class FloraTechniqueRunTrigger(BaseTrigger):
     """Waits for a technique run and fires once.
@@ -76,13 +79,14 @@ class FloraTechniqueRunTrigger(BaseTrigger):
         from airflow_provider_flora.hooks.flora import FloraHook
         from airflow_provider_flora.runs.watching import watch
 
+        left = self.deadline - time.time()
         return await watch(
             self.flora_conn_id,
             FloraHook(self.flora_conn_id).async_settings,
             self.technique_id,
             self.run_id,
             poll_interval=self.poll_interval,
-            timeout=self.deadline - time.time(),
+            timeout=left if left > 0 else self.poll_interval + _LAST_LOOK,
             on_change=self._tell,
         )
 

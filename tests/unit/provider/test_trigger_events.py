@@ -197,3 +197,9 @@ async def test_many_triggers_each_get_their_own_run(flora: Emulator) -> None:
     run_ids = flora.seed_runs(12, spacing_ms=0)
     events = await asyncio.gather(*(first_event(trigger(run_id)) for run_id in run_ids))
     assert [event["run"]["run_id"] for event in events] == run_ids
+
+
+async def test_a_run_that_ended_while_no_triggerer_lived_is_still_handed_over(flora: Emulator) -> None:
+    (run_id,) = flora.seed_runs(status="completed")
+    event = await first_event(trigger(run_id, seconds=-60))
+    assert event["run"]["run_id"] == run_id
