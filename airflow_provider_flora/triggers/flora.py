@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Run
 
 _LAST_LOOK = 5.0
-"""Seconds beyond a poll interval for one look after the deadline: the run may have ended while no triggerer lived."""
+"""Seconds beyond a poll interval, for one look after the deadline: the run may have ended unwatched."""
 
 
 class FloraTechniqueRunTrigger(BaseTrigger):
