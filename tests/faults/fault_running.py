@@ -8,6 +8,7 @@ not another's candidates. `fault_scenarios.py` says which there are.
 from __future__ import annotations
 
 import json
+import random
 import re
 import threading
 import time
@@ -18,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import requests
 from local_airflow import LocalAirflow, NotYetError
 
 from airflow_provider_flora.emulator import Emulator
@@ -25,7 +27,6 @@ from airflow_provider_flora.emulator import Emulator
 API_KEY = "sk_test_that_must_not_be_seen_in_any_log"
 TASK = "run_technique"
 FINAL = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
-AT_ONCE = 7
 LONGEST = 420.0
 """Seconds after which a scenario is given up."""
 AN_IDEMPOTENCY_KEY = re.compile(rb"airflow-(?:[0-9a-f]{8}-[0-9a-f]{4}-|[0-9a-f]{40})")
@@ -265,7 +266,7 @@ class Running:
     def clear(self) -> None:
         """Clear the task, as a person does."""
         self.mark()
-        self.airflow.clear(self.scenario.dag_id, self.run_id, [TASK])
+        insist(lambda: self.airflow.clear(self.scenario.dag_id, self.run_id, [TASK]))
 
     def xcom(self, map_index: int) -> Any:
         """What a task has handed over."""
@@ -276,13 +277,34 @@ class Running:
         return self.airflow.task_log(self.scenario.dag_id, self.run_id, TASK, try_number, map_index)
 
 
-class Runner:
-    """Runs scenarios on one Airflow."""
+def insist(ask: Callable[[], Any]) -> None:
+    """Ask Airflow for something again while its database is locked, as SQLite's may be."""
+    for _ in range(10):
+        try:
+            ask()
+            return
+        except requests.HTTPError as error:
+            status = 500 if error.response is None else error.response.status_code
+            if status == 409:  # it is there: the answer was lost
+                return
+            if status < 500:
+                raise
+            time.sleep(random.uniform(0.5, 2))
+    ask()
 
-    def __init__(self, airflow: LocalAirflow, marks: Path, say: Callable[[str], None]) -> None:
+
+class Runner:
+    """Runs scenarios on one Airflow.
+
+    :param marks: where the tasks' processes write down when they were hit.
+    :param at_once: how many scenarios the database bears at the same time.
+    """
+
+    def __init__(self, airflow: LocalAirflow, marks: Path, say: Callable[[str], None], at_once: int) -> None:
         self._airflow = airflow
         self._marks = marks
         self._say = say
+        self._at_once = at_once
 
     def run(self, scenarios: Sequence[Scenario]) -> list[Verdict]:
         """Run and judge: first what can run together, then what must be alone."""
@@ -302,7 +324,7 @@ class Runner:
                 groups.setdefault(scenario.together, []).append(scenario)
             for name, group in groups.items():
                 meeting = threading.Barrier(len(group) if name else 1)
-                with ThreadPoolExecutor(len(group) if name else AT_ONCE) as pool:
+                with ThreadPoolExecutor(len(group) if name else self._at_once) as pool:
                     try:
                         list(pool.map(run, group, [meeting] * len(group)))
                     except BaseException:  # somebody wants to go home
@@ -342,11 +364,11 @@ class Runner:
             "password": API_KEY,
             "extra": json.dumps(extra),
         }
-        self._airflow.api("POST", "/connections", body=connection)
+        insist(lambda: self._airflow.api("POST", "/connections", body=connection))
         for order in scenario.orders:
             running.flora.order_fault(**order)
         conf = {"connection": running.run_id, "origin": running.flora.origin, "hit": scenario.hit, **scenario.conf}
-        self._airflow.trigger(scenario.dag_id, conf, run_id=running.run_id)
+        insist(lambda: self._airflow.trigger(scenario.dag_id, conf, run_id=running.run_id))
 
     def _look_for_keys(self, verdicts: Sequence[Verdict]) -> None:
         """Neither Flora's key nor an idempotency key may be in any log."""

@@ -339,19 +339,19 @@ def _parts_of_airflow() -> Iterator[Scenario]:
         ("all of Airflow killed", kill(), MODES),
     )
     for what, script, modes in kills:
+        words: Mapping[str, Any] = {"script": script, "together": what, "patient": "API" in what}
         for mode in modes:
-            in_part = "all" in what or "API" in what
-            yield _many(6, "7", what, mode, script=script, together=what, in_part=in_part)
+            yield _many(6, "7", what, mode, in_part="all" in what or "API" in what, **words)
         # A waiting task holds no worker, so there can be many. A task that holds one is one of few.
-        yield _many(50, "7", what, "deferrable", script=script, together=what)
+        yield _many(50, "7", what, "deferrable", **words)
 
 
-def _many(count: int, fault: str, what: str, mode: str, **words: Any) -> Scenario:
+def _many(count: int, fault: str, what: str, mode: str, *, patient: bool = False, **words: Any) -> Scenario:
     return Scenario(
         fault,
         f"{what} while {count} tasks wait",
         mode,
-        dag=f"many_{count}",
+        dag=f"patient_many_{count}" if patient else f"many_{count}",
         tasks=count,
         charged=count,
         flora={"run_seconds": UNTIL_ALL_WAIT},

@@ -37,6 +37,9 @@ from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 
 MARKS = "FLORA_FAULTS_MARKS"
 MANY = (4, 6, 20, 50)
+PATIENCE = timedelta(seconds=30)
+"""Between retries that are to get over a time without Flora or without Airflow's API server: a try that begins in it
+fails, and so do all its retries if they come within it too."""
 
 
 def break_as_ordered(context: Any) -> None:
@@ -208,12 +211,9 @@ def technique(**parameters: Any) -> dict[str, Any]:
 for mode, deferrable in (("deferrable", True), ("synchronous", False)):
     with DAG(f"one_{mode}", max_active_runs=200):
         FloraRunTechniqueOperator(inputs={"brief": "{{ run_id }}"}, deferrable=deferrable, **technique())
-    # A minute without Flora is shorter than what retries with an ordinary delay get over.
     with DAG(f"patient_{mode}", max_active_runs=200):
         FloraRunTechniqueOperator(
-            inputs={"brief": "{{ run_id }}"},
-            deferrable=deferrable,
-            **technique(retry_delay=timedelta(seconds=30)),
+            inputs={"brief": "{{ run_id }}"}, deferrable=deferrable, **technique(retry_delay=PATIENCE)
         )
     with DAG(f"limited_{mode}", max_active_runs=200):
         FloraRunTechniqueOperator(
@@ -227,7 +227,8 @@ for mode, deferrable in (("deferrable", True), ("synchronous", False)):
             inputs={"brief": "{{ run_id }} in try {{ ti.try_number }}"}, deferrable=deferrable, **technique()
         )
     for count in MANY:
-        with DAG(f"many_{count}_{mode}", max_active_runs=200, max_active_tasks=64):
-            FloraRunTechniqueOperator.partial(deferrable=deferrable, **technique()).expand(
-                inputs=[{"brief": f"{{{{ run_id }}}} number {number}"} for number in range(count)]
-            )
+        for patient, retry_delay in (("", timedelta(seconds=1)), ("patient_", PATIENCE)):
+            with DAG(f"{patient}many_{count}_{mode}", max_active_runs=200, max_active_tasks=64):
+                FloraRunTechniqueOperator.partial(
+                    deferrable=deferrable, **technique(retry_delay=retry_delay)
+                ).expand(inputs=[{"brief": f"{{{{ run_id }}}} number {number}"} for number in range(count)])
