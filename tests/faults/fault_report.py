@@ -34,10 +34,10 @@ def _introduction(verdicts: Sequence[Verdict], places: Sequence[str], seconds: f
     words = (
         f"{held} of {len(verdicts)} held. Airflow {version('apache-airflow')} with Python "
         f"{platform.python_version()} on {os.cpu_count()} cores, {'; '.join(places)}; {seconds / 60:.0f} minutes. "
-        "Each task has 2 retries, 1 second apart, or 30 where Flora (503) or the API server is away. *Seconds* are those from the fault to the end of the last task, "
-        "what its run still took included; *late* is how much later than its run it ended. *(site)* marks what ran "
-        "under the account of idempotency in which a repeated key is answered with the run's id; the rest ran "
-        "under the one in which it is answered 409."
+        "Each task has 2 retries, 1 second apart, or 30 where Flora (503) or the API server is away. *Seconds* are "
+        "those from the fault to the end of the last task, what its run still took included; *late* is how much "
+        "later than its run it ended. *(site)* marks what ran under the account of idempotency in which a repeated "
+        "key is answered with the run's id; the rest ran under the one in which it is answered 409."
     )
     yield from textwrap.wrap(words, WIDTH)
     yield ""

@@ -123,7 +123,7 @@ def _both(in_part: str, fault: str, what: str, **words: Any) -> Iterator[Scenari
 
 
 def _deaths() -> Iterator[Scenario]:
-    yield from _both("deferrable synchronous", "1", "killed before the POST", hit="intent", says="Started")
+    yield from _both("deferrable", "1", "killed before the POST", hit="intent", says="Started")
     for account, says in (("docs", "Found"), ("site", "Started")):
         held: dict[str, Any] = {"account": account, "hit": "answer", "orders": [HOLD_THE_ANSWER]}
         both = "deferrable synchronous" if account == "docs" else "deferrable"
@@ -151,9 +151,7 @@ def _deaths() -> Iterator[Scenario]:
     )
     yield from _both("deferrable", "3", "killed before the id is stored", hit="before_id", says="Started Found")
     yield from _both("synchronous", "4", "killed after the id is stored", hit="after_id", says="Started Adopted")
-    yield from _both(
-        "deferrable synchronous", "8", "killed with the result in hand", hit="result", says="Started Adopted"
-    )
+    yield from _both("deferrable", "8", "killed with the result in hand", hit="result", says="Started Adopted")
     yield from _both("synchronous", "8", "killed after the XComs", hit="pushed", says="Started Adopted")
     yield from _both("deferrable", "8", "killed after delivery is noted", hit="delivered", says="Started Adopted")
 
@@ -216,7 +214,7 @@ def first_run(running: Running) -> None:
 
 def _failures() -> Iterator[Scenario]:
     yield from _both(
-        "deferrable synchronous",
+        "deferrable",
         "10",
         "a transient failure",
         orders=[{"kind": "fail_run"}],
@@ -224,7 +222,7 @@ def _failures() -> Iterator[Scenario]:
         says="Started Started",
     )
     yield from _both(
-        "deferrable synchronous",
+        "synchronous",
         "10",
         "refused by moderation",
         orders=[REFUSED_BY_MODERATION],
@@ -361,7 +359,7 @@ def _many(count: int, fault: str, what: str, mode: str, *, patient: bool = False
 
 def _celery() -> Iterator[Scenario]:
     held: Mapping[str, Any] = {"celery": True, "orders": [HOLD_THE_ANSWER], "says": "Found"}
-    yield from _both("deferrable", "15", "Celery: 2, killed before the answer", hit="answer", **held)
+    yield from _both("", "15", "Celery: 2, killed before the answer", hit="answer", **held)
     yield from _both(
         "synchronous",
         "15",

@@ -38,8 +38,8 @@ from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 MARKS = "FLORA_FAULTS_MARKS"
 MANY = (4, 6, 20, 50)
 PATIENCE = timedelta(seconds=30)
-"""Between retries that are to get over a time without Flora or without Airflow's API server: a try that begins in it
-fails, and so do all its retries if they come within it too."""
+"""Between retries that are to get over a time without Flora or without Airflow's API server: a try that begins in
+that time fails."""
 
 
 def break_as_ordered(context: Any) -> None:
