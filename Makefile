@@ -30,7 +30,7 @@ test: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready) tests/conformance/
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (40 minutes)
+faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (20 minutes)
 	FLORA_FAULTS=all $(BIN)/python -m pytest --tb=line $(ARGS) tests/faults
 
 check: $(VENV)/.ready  ## Lint, formatting and types
