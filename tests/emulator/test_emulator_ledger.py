@@ -71,6 +71,8 @@ def test_a_reset_forgets_everything(flora):
         "connections": 0,
         "faults_fired": {},
         "deliveries": [],
+        "uploads": [],
+        "assets": [],
         "faults": [],
     }
     assert flora.get(run["poll_url"]).status_code == 404
