@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
@@ -17,11 +18,12 @@ from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY, FloraTechnique
 from airflow_provider_flora.runs.deadline import NO_TRIGGERER_GRACE, Deadline, number
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
 
     from airflow_provider_flora.api.client import FloraClient
     from airflow_provider_flora.api.inputs import Inputs
     from airflow_provider_flora.api.models import Run, Technique
+    from airflow_provider_flora.files.downloading import Downloads
     from airflow_provider_flora.files.inputs import InputFiles
     from airflow_provider_flora.hooks.flora import FloraHook
     from airflow_provider_flora.runs.starting import Order
@@ -59,6 +61,11 @@ class FloraRunTechniqueOperator(BaseOperator):
     :param on_unknown_start: where it cannot be told whether an earlier try started a run: ``stop`` with an error
         that names the runs it could be, or ``restart`` and accept a second charge.
     :param adopt_run_id: wait for this run and start none. (templated)
+    :param download_to: put the outputs as files into this folder, of any storage that Airflow's
+        ``ObjectStoragePath`` reaches: ``s3://conn_id@bucket/prefix/{{ ds }}/``. The value has ``files`` then, each
+        ``{"uri", "media_type", "bytes", "sha256", "output_id"}``. See :doc:`/downloads`. (templated)
+    :param file_name: the names of these files, from ``technique``, ``run_id``, ``output_id``, ``index`` and
+        ``ext``. (templated)
     :raises AirflowFailException: what no retry can mend: wrong inputs, a price above ``max_run_cost``, a run that
         failed with "change the input" or "give up".
     :raises FloraRunFailedError: the run failed and a retry, which is a new run, may succeed.
@@ -74,6 +81,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         "callback_url",
         "max_run_cost",
         "adopt_run_id",
+        "download_to",
+        "file_name",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json"}
     operator_extra_links = (FloraTechniqueLink(),)
@@ -95,6 +104,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         returns: str = "run",
         on_unknown_start: str = "stop",
         adopt_run_id: str | None = None,
+        download_to: str | ObjectStoragePath | None = None,
+        file_name: str = "{technique}-{run_id}-{output_id}.{ext}",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -102,6 +113,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         _one_of("on_unknown_start", on_unknown_start, ("stop", "restart"))
         if returns == "outputs" and not wait_for_completion:
             raise ValueError("returns='outputs' needs wait_for_completion=True: a run that goes on has no outputs")
+        if download_to is not None and not wait_for_completion:
+            raise ValueError("download_to needs wait_for_completion=True: a run that goes on has no outputs")
         self.technique_id = technique_id
         self.inputs = inputs
         self.flora_conn_id = flora_conn_id
@@ -115,6 +128,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         self.returns = returns
         self.on_unknown_start = on_unknown_start
         self.adopt_run_id = adopt_run_id
+        self.download_to = download_to
+        self.file_name = file_name
         self._run_id: str | None = None
 
     def execute(self, context: Context) -> Any:
@@ -124,6 +139,7 @@ class FloraRunTechniqueOperator(BaseOperator):
         with airflow_errors(), self._hook().get_conn() as client:
             deadline = Deadline(number("timeout", self.timeout), self.execution_timeout)
             number("poll_interval", self.poll_interval)  # told now: once the run has started, it has cost money
+            self._downloads()
             run = self._start(client, context)
             self._run_id = run.run_id
             if self.do_xcom_push:
@@ -241,9 +257,21 @@ class FloraRunTechniqueOperator(BaseOperator):
         from airflow_provider_flora.runs.outcome import hand_over
         from airflow_provider_flora.runs.starting import mark_delivered, memory_of
 
-        value = hand_over(run, self.technique_id, context, self.returns)
+        downloads = self._downloads() if self.wait_for_completion else None
+        download = None
+        if downloads is not None:
+            settings = self._hook().get_conn().settings
+            download = partial(downloads.fetch, run, self.technique_id, settings, context.get("task_state_store"))
+        value = hand_over(run, self.technique_id, context, self.returns, download)
         mark_delivered(memory_of(context), self.log)
         return value
+
+    def _downloads(self) -> Downloads | None:
+        if self.download_to is None or self.download_to in NOT_GIVEN:
+            return None
+        from airflow_provider_flora.files.downloading import Downloads
+
+        return Downloads(self.download_to, self.file_name, self.log)
 
     def _hook(self) -> FloraHook:
         from airflow_provider_flora.hooks.flora import FloraHook
