@@ -6,6 +6,7 @@ The emulator's own origin is the one exception, by plain HTTP, so that tests nee
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -45,7 +46,7 @@ class _PublicResolver(ThreadedResolver):
         if not self._is_own_host(f"{host}:{port}"):
             found = [one for one in found if callback_urls.is_public(ipaddress.ip_address(one["host"]))]
         if not found:
-            raise OSError(f"{host} has no public address")
+            raise OSError(errno.EACCES, f"{host} has no public address")
         return found
 
 
@@ -76,7 +77,10 @@ async def fetch(url: str, asked_type: str | None, name: str | None, path: Path, 
 
 
 def _check(url: str, is_own_host: IsOwn) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise _refused("Must be a valid URL") from None
     if parts.scheme == "http" and is_own_host(parts.netloc):
         return
     problem = callback_urls.refusal(url)

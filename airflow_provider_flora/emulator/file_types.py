@@ -54,17 +54,14 @@ def decided_type(*candidates: str | None) -> str:
 
 
 def pixel_size(path: Path, content_type: str) -> Size | None:
-    """Width and height of an image or a film; ``None`` when it cannot be told.
+    """Width and height of an image; ``None`` when it is no image, or none that can be read.
 
     :param path: The file.
     :param content_type: What it is said to be.
     """
-    if content_type.startswith("image/"):
-        return _image_size(path)
-    return _film_size(path) if content_type.startswith("video/") else None
+    if not content_type.startswith("image/"):
+        return None
 
-
-def _image_size(path: Path) -> Size | None:
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -77,14 +74,3 @@ def _image_size(path: Path) -> Size | None:
             return MAX_PIXELS, 2  # Pillow gives up far above Flora's limit, and does not say at which size.
         except (OSError, ValueError, SyntaxError):
             return None
-
-
-def _film_size(path: Path) -> Size | None:
-    import av
-
-    try:
-        with av.open(path) as film:
-            (stream, *_) = film.streams.video
-            return stream.width, stream.height
-    except (OSError, ValueError):  # PyAV's own errors are one of these.
-        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from email.message import Message
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
 
 from airflow_provider_flora.emulator.errors import ApiError
 
@@ -39,15 +39,10 @@ def read_form(body: bytes, content_type: str) -> dict[str, Part]:
     parts: dict[str, Part] = {}
     for piece in pieces[1:-1]:
         head, end, content = piece.partition(b"\r\n\r\n")
-        headers = BytesHeaderParser().parsebytes(head.lstrip(b" \t\r\n"))
+        # Names are sent as they are, in UTF-8.
+        headers = HeaderParser().parsestr(head.lstrip(b" \t\r\n").decode(errors="replace"))
         name = headers.get_param("name", header="content-disposition")
         if not end or not isinstance(name, str):
             raise ApiError(400, fields=[("body", "Expected multipart/form-data")])
-        # Names are sent as they are, in UTF-8, which the parser of mail does not expect.
-        named = headers.get_filename()
-        parts[name] = Part(content, _utf8(named) if named else None, headers["content-type"])
+        parts[name] = Part(content, headers.get_filename(), headers["content-type"])
     return parts
-
-
-def _utf8(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from html import escape
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, web
 
 from airflow_provider_flora.emulator.assets import Assets
 from airflow_provider_flora.emulator.clock import Clock
@@ -61,7 +61,8 @@ class Storage:
                 declared = decided_type(asset.asked_type, request.headers.get("content-type"))
                 pieces: AsyncIterator[bytes] = request.content.iter_any()
             else:
-                fields, part = await _fields_before_file(request)
+                reader = await request.multipart()
+                fields, part = await _fields_before_file(reader)
                 _check(fields, reservation.fields)
                 declared = decided_type(
                     asset.asked_type,
@@ -69,7 +70,7 @@ class Storage:
                     named_type(asset.name),
                     named_type(part.filename),
                 )
-                pieces = _pieces_of(part)
+                pieces = _pieces_of(part, reader)
             path = self._assets.new_path()
             file = await receive(_watched(pieces, on_the_way), path, declared)
         except (ValueError, AssertionError):
@@ -98,14 +99,9 @@ def _check(given: dict[str, str], wanted: dict[str, str]) -> None:
             raise ApiError(403, "AccessDenied", f"Invalid according to Policy: the field {name} is another.")
 
 
-async def _fields_before_file(request: web.Request) -> tuple[dict[str, str], BodyPartReader]:
-    if not request.content_type.startswith("multipart/"):
-        raise ApiError(412, "PreconditionFailed", "Expected multipart/form-data.")
+async def _fields_before_file(reader: MultipartReader) -> tuple[dict[str, str], BodyPartReader]:
     fields: dict[str, str] = {}
-    reader = await request.multipart()
-    while (part := await reader.next()) is not None:
-        if not isinstance(part, BodyPartReader) or part.name is None:
-            raise ValueError("a part without a name")
+    while (part := await _next(reader)) is not None:
         if part.name == "file":
             return fields, part
         content = b""
@@ -113,13 +109,23 @@ async def _fields_before_file(request: web.Request) -> tuple[dict[str, str], Bod
             content += piece
             if len(content) > _MAX_FIELD:
                 raise ApiError(400, "MaxPostPreDataLengthExceeded", f"The field {part.name} is too long.")
-        fields[part.name] = content.decode()
+        fields[part.name or ""] = content.decode()
     raise ApiError(400, "InvalidArgument", "The body has no file.")
 
 
-async def _pieces_of(part: BodyPartReader) -> AsyncIterator[bytes]:
+async def _next(reader: MultipartReader) -> BodyPartReader | None:
+    part = await reader.next()
+    if part is not None and (not isinstance(part, BodyPartReader) or part.name is None):
+        raise ValueError("a part without a name")
+    return part
+
+
+async def _pieces_of(part: BodyPartReader, reader: MultipartReader) -> AsyncIterator[bytes]:
     while piece := await part.read_chunk(PIECE):
         yield piece
+    # Nothing after the file counts, but a form without an end is not all there.
+    while (ignored := await _next(reader)) is not None:
+        await ignored.release()
 
 
 async def _watched(pieces: AsyncIterator[bytes], on_the_way: OnTheWay) -> AsyncIterator[bytes]:
