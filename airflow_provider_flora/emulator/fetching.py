@@ -91,8 +91,6 @@ def _check(url: str, is_own_host: IsOwn) -> None:
 async def _take(answer: aiohttp.ClientResponse, asked_type: str | None, name: str | None, path: Path) -> StoredFile:
     if answer.status != 200:
         raise _refused(f"Could not be fetched: the answer is {answer.status}")
-    if (answer.content_length or 0) > MAX_FETCHED:
-        raise TooLarge(answer.content_length)
     content_type = decided_type(
         asked_type, answer.headers.get("content-type"), named_type(name), named_type(answer.url.path)
     )

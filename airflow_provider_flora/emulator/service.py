@@ -110,9 +110,7 @@ class Service:
         """The route of the storage host."""
         application = web.Application()
         for method in ("POST", "PUT"):
-            application.router.add_route(
-                method, "/uploads/{asset}", partial(self._serve, "uploadBytes", self._upload)
-            )
+            application.router.add_route(method, "/uploads/{asset}", self._receive)
         return application
 
     def _operation(self, operation: str, handler: Handler) -> Handler:
@@ -215,7 +213,8 @@ class Service:
             raise ApiError(404)
         return await send_medium(medium, request, list(due("during")))
 
-    async def _upload(self, request: web.Request, due: Due) -> web.StreamResponse:
+    async def _receive(self, request: web.Request) -> web.StreamResponse:
+        """A request to the storage host, in the books whatever becomes of it."""
         record: dict[str, Any] = {
             "asset_id": request.match_info["asset"],
             "method": request.method,
@@ -224,19 +223,19 @@ class Service:
             "status": None,
         }
         self._ledger.uploads.append(record)
+        answer = await self._serve("uploadBytes", self._upload, request)
+        if request.transport is not None and not request.transport.is_closing():
+            record["status"] = answer.status
+        return answer
 
+    async def _upload(self, request: web.Request, due: Due) -> web.StreamResponse:
         async def on_the_way() -> None:
             await _broken(due("during"), request)
 
         try:
-            answer = await self._storage.take(request, lambda: any(due("upload")), on_the_way)
-        except ApiError as error:
-            record["status"] = error.status
-            raise
+            return await self._storage.take(request, lambda: any(due("upload")), on_the_way)
         except (ClientError, ConnectionError):
             raise ConnectionReset from None
-        record["status"] = answer.status
-        return answer
 
     async def _sign(self, request: web.Request, answer: web.StreamResponse) -> None:
         self._request_number += 1

@@ -365,9 +365,11 @@ def test_the_upload_url_takes_the_bytes_alone(flora):
 
 
 def test_a_key_that_is_sent_to_the_storage_host_is_in_the_books(flora):
-    flora.upload(reserved(flora), png(), headers={"authorization": "Bearer sk_test_emulator"})
-    (upload,) = flora.emulator.ledger()["uploads"]
-    assert upload["authorization"] is True
+    flora.emulator.order_fault("status", operation="uploadBytes")
+    for _ in range(2):
+        flora.upload(reserved(flora), png(), headers={"authorization": "Bearer sk_test_emulator"})
+    uploads = flora.emulator.ledger()["uploads"]
+    assert [(upload["authorization"], upload["status"]) for upload in uploads] == [(True, 503), (True, 204)]
 
 
 def test_the_type_of_an_upload_may_be_told_late(flora):
@@ -638,7 +640,8 @@ def test_an_upload_can_be_broken_before_during_and_after(flora):
     begun = time.perf_counter()
     assert flora.upload(reservation, content).status_code == 204
     assert time.perf_counter() - begun > 0.3
-    assert flora.emulator.ledger()["requests"]["uploadBytes"] == 5
+    uploads = flora.emulator.ledger()["uploads"]
+    assert [upload["status"] for upload in uploads] == [503, None, None, None, 204]
 
 
 def test_an_order_finds_an_asset_by_its_name(flora):
