@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_flora.api import protocol
@@ -34,6 +35,8 @@ from airflow_provider_flora.files.naming import (
 )
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from airflow_provider_flora.api.models import Run, RunOutput
     from airflow_provider_flora.api.settings import ClientSettings
     from airflow_provider_flora.runs.starting import Log
@@ -145,7 +148,7 @@ class Downloads:
             self._destination, self._template, run.run_id, technique_id, settings, self._log, self._stop
         )
         files: dict[str, OutputFile] = {}
-        failures: list[FloraError] = []
+        failures: dict[int, FloraError] = {}
         for item in items:
             if kept := self._kept(record.get(item.key)):
                 one.claim(kept.uri.rpartition("/")[2], item.key)
@@ -156,12 +159,12 @@ class Downloads:
                 try:
                     file, version = future.result()
                 except FloraError as error:
-                    failures.append(error)
+                    failures[item.index] = error
                 else:
                     files[item.key] = file
                     record.add(item.key, file, version)  # not in the thread: one alone talks to Airflow
         if failures:
-            raise _all_in_one(failures, done=len(files))
+            raise _all_in_one([failures[index] for index in sorted(failures)], done=len(files))
         return [asdict(files[item.key]) for item in items]
 
     def _kept(self, known: Mapping[str, Any] | None) -> OutputFile | None:
@@ -305,18 +308,18 @@ class _OneOutput:
         return OutputFile(uri, media_type, stored.bytes, sha256, item.key), stored.version
 
     def _write(self, name: str, answer: Answer, ends: float) -> tuple[int, str]:
-        sha256 = hashlib.sha256()
         progress = _Progress(self._destination.uri(name), answer.length, self._log)
-        with self._destination.writing(name) as sink:
+        with self._destination.writing(name) as sink, _Sha256() as sha256:
             for chunk in answer.chunks(ends):
                 if self._stop.is_set():
                     raise _Stopped
+                sha256.add(chunk)
                 sink.write(chunk)
-                sha256.update(chunk)
                 progress.add(len(chunk))
+            digest = sha256.end()
             sink.finish()
         progress.end()
-        return progress.size, sha256.hexdigest()
+        return progress.size, digest
 
     def _check_stored(self, name: str, file: OutputFile) -> tuple[OutputFile, str | None]:
         stored = self._destination.stored(name)
@@ -338,6 +341,37 @@ class _OneOutput:
         else:
             text += " The run is not lost: a retry takes it up, at no cost, and fetches what is not there yet."
         return FloraDownloadError(text, gone=error.gone)
+
+
+class _Sha256:
+    """A checksum that is computed in a thread of its own: it takes as long as the download, and not after it."""
+
+    def __init__(self) -> None:
+        self._sum = hashlib.sha256()
+        self._chunks: Queue[bytes] = Queue(maxsize=4)
+        self._thread = threading.Thread(target=self._work, name="flora-sha256", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def add(self, chunk: bytes) -> None:
+        """Take a piece; an empty one ends it."""
+        self._chunks.put(chunk)
+
+    def end(self) -> str:
+        """Return the checksum in hex."""
+        if self._thread.is_alive():
+            self._chunks.put(b"")
+            self._thread.join()
+        return self._sum.hexdigest()
+
+    def _work(self) -> None:
+        while chunk := self._chunks.get():
+            self._sum.update(chunk)
 
 
 class _Progress:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 10 * 1024**3
 MAX_REDIRECTS = 5
-_CHUNK_BYTES = 256 * 1024
+_CHUNK_BYTES = 1024 * 1024
 _REDIRECTS = {301, 302, 303, 307, 308}
 _GONE = {403, 404, 410}
 _MD5 = re.compile(r'"([0-9a-f]{32})"')
@@ -102,6 +102,13 @@ class Answer:
             raise FloraDownloadError(f"{self._host} sent an empty file", transient=True)
 
 
+class _Session(requests.Session):
+    """Knows of no redirects: even when told not to follow one, requests reads its whole body and its target."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return that there is none."""
+
+
 class MediaClient:
     """Asks for media as the connection's settings say: its time-out, proxies and certificates, and not its key."""
 
@@ -115,7 +122,7 @@ class MediaClient:
         :raises FloraDownloadError: there is no such file, or none that may be asked for.
         """
         with ExitStack() as stack:
-            session = stack.enter_context(requests.Session())
+            session = stack.enter_context(_Session())
             session.auth = _no_auth
             for _ in range(MAX_REDIRECTS + 1):
                 self._check(url)
@@ -123,7 +130,7 @@ class MediaClient:
                 if response.status_code not in _REDIRECTS:
                     yield _answer(response, _host(url))
                     return
-                url = urljoin(url, response.headers.get("location", ""))
+                url = _target(url, response.headers.get("location", ""))
                 response.close()
             raise FloraDownloadError(f"more than {MAX_REDIRECTS} redirects, the last to {_host(url)}")
 
@@ -198,12 +205,20 @@ def _refusal(status: int, headers: dict[str, str], host: str) -> FloraDownloadEr
     )
 
 
+def _target(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return location
+
+
 def _too_large(host: str) -> FloraDownloadError:
     return FloraDownloadError(f"{host} sends more than {MAX_FILE_BYTES >> 30} GB, the most that is downloaded")
 
 
 def _host(url: str) -> str:
-    return urlsplit(url).netloc.rpartition("@")[2] or "nowhere"
+    origin = origin_of(url)
+    return origin[1] if origin else "nowhere"
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:

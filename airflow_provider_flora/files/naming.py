@@ -120,8 +120,10 @@ def check_file_name(template: str) -> None:
             raise _unusable(template, f"{{{field}}} is none of {', '.join(FIELDS)}")
         if conversion or not _FORMAT_SPEC.fullmatch(spec or "") or (spec and field != "index"):
             raise _unusable(template, f"of {{{field}}} only {{index:03d}} and the like can be formatted")
-    if template[:1] in (".", "") or template[-1] in ". ":
-        raise _unusable(template, "a name begins with no dot and ends with neither dot nor blank")
+    if ".." in template:
+        raise _unusable(template, "two dots in a row mean the folder above")
+    if template[:1] in (".", "", " ") or template[-1] in ". ":
+        raise _unusable(template, "a name begins with no dot or blank, and ends with neither")
 
 
 def _check_literal(template: str, literal: str) -> None:
