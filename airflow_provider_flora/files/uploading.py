@@ -32,7 +32,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_flora.api import protocol
-from airflow_provider_flora.api.assets import CONTENT_TYPES, DIRECT_LIMIT, TYPES_IN_WORDS, clean_content_type
+from airflow_provider_flora.api.assets import (
+    CONTENT_TYPES,
+    DIRECT_LIMIT,
+    TYPES_IN_WORDS,
+    clean_content_type,
+    name_in_url,
+)
 from airflow_provider_flora.api.errors import (
     FloraAPIError,
     FloraError,
@@ -126,7 +132,7 @@ class Uploader:
             self._log.info("%s is %s of an earlier upload", file.given, asset.asset_id)
             return asset
         self._log.info("Uploading %s, %d bytes", file.given, file.size)
-        asset = self._signed(upload) if content is None else self._direct(upload, content)
+        asset = self._reserved(upload) if content is None else self._direct(upload, content)
         self._log.info("%s is %s", file.given, asset.asset_id)
         return asset
 
@@ -141,30 +147,18 @@ class Uploader:
             place = replace(place, content_type=clean_content_type(place.content_type))
             if place.content_type not in CONTENT_TYPES:
                 raise FloraFileError(f"{url!r} is said to be {place.content_type!r}. Flora takes {TYPES_IN_WORDS}.")
+        place = replace(place, file_name=place.file_name or name_in_url(url))
         identity = _identity(f"{url} {since}", place)
-        asset_id = self._memory.find(identity)
-        if asset_id is not None:
-            try:
-                return self._ready(asset_id)
-            except FloraUploadError as error:
-                if not error.spent:
-                    raise
-            except FloraAPIError as error:
-                if error.status != 404:
-                    raise
+        earlier = self._known(self._memory.find(identity))
+        if earlier is not None and not earlier.failed:
+            return earlier if earlier.ready else self._ready(earlier.asset_id)
         asset = self._create(url, place, self._key(identity))
         self._memory.keep(identity, asset.asset_id, url, None)
         return self._ready(asset.asset_id)
 
     def remembered(self, sha256: str, place: Place) -> Asset | None:
         """Return the asset of content that can no longer be read here, if it is ready."""
-        asset_id = self._memory.find(_identity(sha256, place))
-        try:
-            asset = self._client.get_asset(asset_id) if asset_id else None
-        except FloraAPIError as error:
-            if error.status != 404:
-                raise
-            return None
+        asset = self._known(self._memory.find(_identity(sha256, place)))
         return asset if asset is not None and asset.ready else None
 
     # --- the ways in ----------------------------------------------------------------------------------------
@@ -181,19 +175,24 @@ class Uploader:
                 raise
             return self._signed(upload, self._renewed(asset.asset_id))
 
-    def _signed(self, upload: _Upload, reservation: Asset | None = None) -> Asset:
-        """Reserve, send, complete; what breaks on the way is sent again, what expires or fails is reserved anew."""
-        resends, renewals = self._client.settings.max_retries, RENEWALS
+    def _reserved(self, upload: _Upload) -> Asset:
+        # Of a file that has not been read yet nothing is known that would tell another content apart.
+        key = self._key(upload.identity()) if upload.file.sha256 else None
+        reservation = self._create(SIGNED_UPLOAD, upload.place, key)
+        if reservation.replayed:  # an earlier try's, which may have come further than its reservation
+            return self._take_up(reservation.asset_id, upload) or self._signed(upload, None)
+        return self._signed(upload, reservation)
+
+    def _signed(self, upload: _Upload, reservation: Asset | None) -> Asset:
+        """Send and complete; what breaks on the way is sent again, what expires or fails is reserved anew.
+
+        :param reservation: ``None`` to reserve under a new key: under one that was used it would be the old one.
+        """
+        place, settings = upload.place, self._client.settings
+        resends, renewals = settings.max_retries, RENEWALS
         while True:
-            if reservation is None:
-                reservation = self._create(SIGNED_UPLOAD, upload.place, self._key_if_known(upload))
-                if reservation.replayed:  # of an earlier try, which may have come further than its reservation
-                    asset = self._take_up(reservation.asset_id, upload)
-                    if asset is not None:
-                        return asset
+            reservation = reservation or self._create(SIGNED_UPLOAD, place, None)
             try:
-                place = upload.place
-                settings = self._client.settings
                 send(reservation, upload.file, str(place.file_name), str(place.content_type), settings)
                 self._keep(upload, reservation)
                 return self._completed(reservation.asset_id)
@@ -210,13 +209,8 @@ class Uploader:
 
     def _take_up(self, asset_id: str, upload: _Upload) -> Asset | None:
         """Bring the asset of an earlier try to its end, as the table at the top says."""
-        try:
-            asset = self._client.get_asset(asset_id)
-        except FloraAPIError as error:
-            if error.status != 404:
-                raise
-            return None
-        if asset.ready:
+        asset = self._known(asset_id)
+        if asset is None or asset.ready:
             return asset
         try:
             if asset.failed:
@@ -226,6 +220,15 @@ class Uploader:
             if not error.spent:
                 raise
             return self._signed(upload, self._renewed(asset_id))
+
+    def _known(self, asset_id: str | None) -> Asset | None:
+        """Return an asset of an earlier try, if Flora knows it still."""
+        try:
+            return None if asset_id is None else self._client.get_asset(asset_id)
+        except FloraAPIError as error:
+            if error.status != 404:
+                raise
+            return None
 
     # --- the steps ------------------------------------------------------------------------------------------
 
@@ -304,10 +307,6 @@ class Uploader:
 
     def _keep(self, upload: _Upload, asset: Asset) -> None:
         self._memory.keep(upload.identity(), asset.asset_id, upload.file.given, upload.file.sha256)
-
-    def _key_if_known(self, upload: _Upload) -> str | None:
-        # Of a file that has not been read yet nothing is known that would tell another content apart.
-        return self._key(upload.identity()) if upload.file.sha256 else None
 
     def _key(self, identity: str) -> str | None:
         """Return the key under which each try of a task makes this asset; once used, it is not used again."""
