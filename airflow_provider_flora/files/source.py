@@ -128,7 +128,9 @@ class SourceFile:
             return Path(self.given).expanduser()
         from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-        return ObjectStoragePath(self.given, conn_id=self._conn_id)
+        # Airflow 2 takes a conn_id of None for an answer, and forgets that of the URI.
+        storage = {} if self._conn_id is None else {"conn_id": self._conn_id}
+        return ObjectStoragePath(self.given, **storage)
 
     def _opened(self) -> BinaryIO:
         return cast(BinaryIO, self._path.open("rb"))
