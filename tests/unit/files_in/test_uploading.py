@@ -18,7 +18,7 @@ from uploads import DEATHS, NEEDS_A_STORE, Crash, count, fetched, held_by, uploa
 
 from airflow_provider_flora.api.errors import FloraAPIError, FloraConnectionError, FloraFileError, FloraUploadError
 from airflow_provider_flora.emulator import Emulator
-from airflow_provider_flora.files import uploading
+from airflow_provider_flora.files import sending, uploading
 from airflow_provider_flora.hooks.flora import FloraHook
 from airflow_provider_flora.operators.uploads import FloraUploadAssetOperator
 
@@ -178,8 +178,6 @@ def test_a_hiccup_of_a_storage_is_retried(flora: Emulator, small: Path, monkeypa
 def test_a_file_that_changes_while_it_is_read_is_no_asset(
     flora: Emulator, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_flora.files import sending
-
     def growing(*args: Any) -> Any:
         with large.open("ab") as file:
             file.write(b"more")
@@ -279,6 +277,10 @@ def test_the_key_never_goes_to_the_upload_host(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     flora.order_fault("status", operation="uploadBytes", status=503)
     upload_of(large).run()
+    # Elsewhere than on this machine the environment counts: for a proxy, never for a password.
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(sending, "_checked_host", lambda url, settings: "storage.example")
+    upload_of(large).run()
     uploads = flora.ledger()["uploads"]
     assert uploads
     assert not any(upload["authorization"] for upload in uploads)
@@ -302,6 +304,7 @@ def test_no_error_shows_the_address_or_the_form_of_an_upload(
         upload_of(large).run()
     shown = f"{caught.value!r} {caught.value} {caught.value.__cause__!r} {logged()}"
     assert "did not reach the upload host 127.0.0.1" in shown
+    assert "/uploads/" not in shown
     assert "policy" not in shown.lower()
     assert "signature" not in shown.lower()
 
