@@ -17,8 +17,8 @@ from yarl import URL
 from airflow_provider_flora.api import protocol
 from airflow_provider_flora.api.errors import FloraError
 from airflow_provider_flora.api.inputs import Inputs, run_inputs, types_are_known
-from airflow_provider_flora.api.models import Run, Technique, Workspace
-from airflow_provider_flora.api.protocol import Pages, Request, Response
+from airflow_provider_flora.api.models import Asset, Run, Technique, Workspace
+from airflow_provider_flora.api.protocol import Pages, Request, Response, SmallFile
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -139,6 +139,46 @@ class AsyncFloraClient:
             if pause is None:
                 return wait.run
             await asyncio.sleep(pause)
+
+    async def create_asset(
+        self,
+        workspace_id: str,
+        source: str | SmallFile,
+        *,
+        file_name: str | None = None,
+        content_type: str | None = None,
+        folder: str | None = None,
+        project_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Asset:
+        """Make an asset: one of the steps that ``FloraHook.upload_asset`` takes."""
+        request = protocol.create_asset(
+            workspace_id, source, file_name, content_type, folder, project_id, idempotency_key
+        )
+        return await self._call(request, protocol.read_asset)
+
+    async def complete_asset(self, asset_id: str) -> Asset:
+        """Say that the bytes of a signed upload have been sent."""
+        return await self._call(protocol.complete_asset(asset_id), protocol.read_asset)
+
+    async def retry_asset(self, asset_id: str) -> Asset:
+        """Reserve a new place for the bytes of an asset whose upload failed or expired."""
+        return await self._call(protocol.retry_asset(asset_id), protocol.read_asset)
+
+    async def get_asset(self, asset_id: str) -> Asset:
+        """Return an asset as it stands."""
+        return await self._call(protocol.get_asset(asset_id), protocol.read_asset)
+
+    def list_assets(
+        self,
+        query: str | None = None,
+        workspace_id: str | None = None,
+        project_id: str | None = None,
+        page_size: int = 100,
+    ) -> AsyncIterator[Asset]:
+        """Iterate lazily over the assets that the key can see."""
+        workspace_id = workspace_id or self.settings.workspace_id
+        return self._walk(protocol.list_assets(query, workspace_id, project_id, page_size))
 
     async def _walk(self, pages: Pages[ItemT]) -> AsyncIterator[ItemT]:
         while pages.request is not None:

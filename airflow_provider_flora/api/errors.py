@@ -5,6 +5,8 @@
     ├── FloraParameterError     a parameter cannot be used; nothing was sent
     ├── FloraPriceError         the technique costs more than it may; nothing was sent
     ├── FloraInputError         the inputs do not fit the technique; nothing was sent
+    ├── FloraFileError          a file cannot be read, or Flora would not take it; nothing was sent
+    ├── FloraUploadError        a file did not become an asset
     ├── FloraConnectionError    no answer: the network, a time-out, a broken answer
     │   └── FloraTimeoutError   no answer in time: the request may still be at work
     ├── FloraAnswerError        an answer that is not what Flora says it sends
@@ -169,6 +171,38 @@ class FloraInputError(FloraError):
         super().__init__(
             f"{count} in the inputs for technique {technique_id!r}; nothing was started or charged:{lines}"
         )
+
+
+class FloraFileError(FloraError):
+    """A file cannot be read, or Flora would not take it. Nothing was sent.
+
+    :param retryable: whether it may be otherwise at the next try.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.remedy = Remedy.RETRY_LATER if retryable else Remedy.CHANGE_INPUT
+
+
+class FloraUploadError(FloraError):
+    """A file did not become an asset.
+
+    :param transient: the same bytes may be sent to the same place again.
+    :param spent: another place must be reserved for them first.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        transient: bool = False,
+        spent: bool = False,
+        remedy: Remedy = Remedy.RETRY_LATER,
+    ) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.spent = spent
+        self.remedy = remedy
 
 
 class FloraConnectionError(FloraError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow_provider_flora.api.assets import content_type_of
 from airflow_provider_flora.api.errors import FloraInputError
 from airflow_provider_flora.api.models import RunInput, Slot, Technique
 
@@ -23,6 +25,14 @@ _TAKES = {
     "documentUrl": "a document, which Flora's API does not let a run be given",
 }
 
+MEDIA_INPUT_TYPES = {"imageUrl": "image/", "videoUrl": "video/"}
+"""How the content type of a file begins that is uploaded for an input."""
+
+FileProblem = Callable[[str, str], str | None]
+"""Tells what is wrong with a file, named by a path or URI, for an input of a type; ``None`` if nothing is."""
+
+_WEB = re.compile(r"https?:", re.IGNORECASE)
+
 # Flora would make one run, and one charge, for each value of an input (SDK); a task makes exactly one.
 _ONE_RUN_EACH = "; map the task with .expand to make one run for each value"
 
@@ -30,6 +40,15 @@ _ONE_RUN_EACH = "; map the task with .expand to make one run for each value"
 def types_are_known(inputs: Inputs) -> bool:
     """Whether the inputs name their own types, so that the technique need not be asked."""
     return not isinstance(inputs, Mapping)
+
+
+def names_a_file(value: str, slot: Slot | None) -> bool:
+    """Whether a media input's value is a file that has to be uploaded: no web URL, and no id of an element."""
+    if _WEB.match(value):
+        return False
+    if slot is not None and slot.accepts_element and ":" not in value:
+        return "/" in value or content_type_of(value) is not None
+    return True
 
 
 def run_inputs(inputs: Inputs, technique_id: str, technique: Technique | None = None) -> list[RunInput]:
@@ -45,11 +64,16 @@ def run_inputs(inputs: Inputs, technique_id: str, technique: Technique | None = 
 
 
 def check_inputs(
-    inputs: Inputs, technique: Technique, *, on_own_origin: Callable[[str], bool] = lambda url: False
+    inputs: Inputs,
+    technique: Technique,
+    *,
+    on_own_origin: Callable[[str], bool] = lambda url: False,
+    file_problem: FileProblem | None = None,
 ) -> list[RunInput]:
     """Bring inputs into Flora's form and check each against its slot.
 
     :param on_own_origin: tells whether a media URL that is not ``https://`` may be used all the same.
+    :param file_problem: tells what is wrong with a file; without it, a media input takes URLs only.
     :raises FloraInputError: with every mistake at once.
     """
     reading = _Reading(inputs, technique)
@@ -60,7 +84,7 @@ def check_inputs(
         if not slot.optional and slot.id not in reading.given
     )
     for entry in reading.entries:
-        problems += _value_problems(entry, reading.slots.get(entry.id), on_own_origin)
+        problems += _value_problems(entry, reading.slots.get(entry.id), on_own_origin, file_problem)
     problems += _repeated(reading.entries)
     if problems:
         raise FloraInputError(technique.technique_id, problems)
@@ -119,7 +143,12 @@ class _Reading:
             )
 
 
-def _value_problems(entry: RunInput, slot: Slot | None, on_own_origin: Callable[[str], bool]) -> Iterable[str]:
+def _value_problems(
+    entry: RunInput,
+    slot: Slot | None,
+    on_own_origin: Callable[[str], bool],
+    file_problem: FileProblem | None,
+) -> Iterable[str]:
     if slot is None:
         yield f"{entry.id!r} is not an input of this technique"
         return
@@ -131,6 +160,9 @@ def _value_problems(entry: RunInput, slot: Slot | None, on_own_origin: Callable[
         yield f"{entry.id!r} is empty: it takes {_takes(slot)}" + (
             "; leave it out instead" if slot.optional else ""
         )
+    elif slot.type != "text" and file_problem is not None and names_a_file(entry.value, slot):
+        if problem := file_problem(entry.value, slot.type):
+            yield f"{entry.id!r} takes {_takes(slot)}, or a file of one: {problem}"
     elif slot.type != "text" and not _is_media(entry.value, slot, on_own_origin):
         yield f"{entry.id!r} takes {_takes(slot)}, not {_shown(entry.value)}"
 

@@ -5,7 +5,7 @@ as the string it is, and an absent optional field is ``None``. What a client can
 is required.
 
 Sources: the vendor's API pages; ``accepts_element``, ``allow_multiple`` and ``optional`` from the vendor's SDK;
-``slug`` from the vendor's developer site.
+``slug`` from the vendor's developer site; assets from the SDK.
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ def _words(value: object) -> str:
 
 def _only_objects(value: object) -> object:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _with_asset_id(value: object) -> object:
+    if not isinstance(value, list):
+        return value
+    return [entry for entry in value if not (isinstance(entry, dict) and entry.get("asset_id") is None)]
 
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
@@ -157,6 +163,55 @@ class Run(_Wire):
         return self.failed or (self.completed and self.charged_cost is not None)
 
 
+class UploadTarget(_Wire):
+    """Where the bytes of a signed upload go: a presigned form. Whoever has it may write there, so no repr shows it.
+
+    :param form_fields: to be sent before the file.
+    """
+
+    url: str = Field(repr=False)
+    method: str = "POST"
+    file_field: str = "file"
+    form_fields: dict[str, str] = Field(default_factory=dict, repr=False)
+
+
+class Asset(_Wire):
+    """A file at Flora.
+
+    :param status: ``pending_upload``, ``ready`` or ``failed``; any other counts as not ready yet.
+    :param url: what a run's media input takes, once the asset is ready.
+    :param uploaded_via: ``direct``, ``signed_url`` or ``url``.
+    :param upload: where to send the bytes, in the answer to a reservation only, as is ``upload_url``: where to
+        ``PUT`` them if there is no form.
+    :param replayed: not the asset's own: Flora gave the answer to an earlier request with the same key again.
+    """
+
+    asset_id: str
+    status: str
+    url: str | None = None
+    name: str | None = None
+    content_type: str | None = None
+    size_bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    workspace_id: str | None = None
+    uploaded_via: str | None = None
+    failure_message: str | None = None
+    upload: UploadTarget | None = Field(default=None, repr=False)
+    upload_url: str | None = Field(default=None, repr=False)
+    replayed: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether its ``url`` can be used."""
+        return self.status == "ready"
+
+    @property
+    def failed(self) -> bool:
+        """Whether Flora could not make anything of it."""
+        return self.status == "failed"
+
+
 class Workspace(_Wire):
     """A workspace that a key opens. One key belongs to one workspace (developer site)."""
 
@@ -196,6 +251,18 @@ class RunPage(_Wire):
     def items(self) -> list[Run]:
         """What the page holds."""
         return self.technique_runs
+
+
+class AssetPage(_Wire):
+    """One page of ``GET /assets``. What has no id yet, which the SDK's types allow for, is left out."""
+
+    assets: Annotated[list[Asset], BeforeValidator(_with_asset_id)]
+    meta: PageMeta = Meta()
+
+    @property
+    def items(self) -> list[Asset]:
+        """What the page holds."""
+        return self.assets
 
 
 class WorkspaceList(_Wire):

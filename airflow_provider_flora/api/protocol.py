@@ -6,6 +6,7 @@ the bytes, so each rule stands here once and holds for both.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import uuid
@@ -21,6 +22,7 @@ import tenacity
 from pydantic import BaseModel, ValidationError
 
 from airflow_provider_flora import __version__
+from airflow_provider_flora.api.assets import Form
 from airflow_provider_flora.api.errors import (
     FloraAnswerError,
     FloraAPIError,
@@ -31,6 +33,8 @@ from airflow_provider_flora.api.errors import (
     FloraTimeoutError,
 )
 from airflow_provider_flora.api.models import (
+    Asset,
+    AssetPage,
     ErrorAnswer,
     ErrorWords,
     Meta,
@@ -62,18 +66,31 @@ ItemT = TypeVar("ItemT", covariant=True)
 
 
 @dataclass(frozen=True)
+class SmallFile:
+    """A file that is sent in one request, at most :data:`~airflow_provider_flora.api.assets.DIRECT_LIMIT` bytes."""
+
+    name: str
+    content_type: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Request:
     """A request, without where it goes or with which key.
 
     :param path: below the base URL, escaped.
     :param query: without entries of ``None``.
-    :param body: JSON, for a POST.
+    :param body: for a POST: JSON, or the fields of a form if there is a ``file``.
+    :param file: small enough to be sent in one piece.
+    :param idempotency_key: sent as a header, and the same one each time that the request is sent.
     """
 
     method: str
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
+    file: SmallFile | None = None
+    idempotency_key: str | None = None
 
     def url(self, settings: ClientSettings) -> str:
         """Return the whole URL, always on the connection's own origin."""
@@ -87,13 +104,25 @@ class Request:
             "Accept": "application/json",
             "User-Agent": f"airflow-provider-flora/{__version__}",
         }
-        if self.body is not None:
+        if self.file is not None:
+            headers["Content-Type"] = self._form(self.file).header
+        elif self.body is not None:
             headers["Content-Type"] = "application/json"
+        if self.idempotency_key is not None:
+            headers["Idempotency-Key"] = self.idempotency_key
         return headers
 
     def content(self) -> bytes | None:
         """Return the body as it is sent."""
+        if self.file is not None:
+            form = self._form(self.file)
+            return b"".join((form.head, self.file.content, form.tail))
         return None if self.body is None else json.dumps(self.body).encode()
+
+    def _form(self, file: SmallFile) -> Form:
+        # Of the content: what is sent again must be the same, and the boundary must not occur in it.
+        boundary = f"flora-{hashlib.sha256(file.content).hexdigest()[:40]}"
+        return Form(self.body or {}, "file", file.name, file.content_type, boundary)
 
 
 @dataclass(frozen=True)
@@ -152,6 +181,43 @@ def start_technique_run(
     return Request("POST", f"/techniques/{_segment(technique_id)}/runs", body=body)
 
 
+SIGNED_UPLOAD = "signed-url"
+"""The ``source`` of an asset whose bytes will be sent to a reserved place."""
+
+
+def create_asset(
+    workspace_id: str,
+    source: str | SmallFile,
+    file_name: str | None,
+    content_type: str | None,
+    folder: str | None,
+    project_id: str | None,
+    idempotency_key: str | None,
+) -> Request:
+    """``POST /assets`` (SDK), always with an idempotency key, so that it can be sent again."""
+    details = {"file_name": file_name, "content_type": content_type, "folder": folder, "project_id": project_id}
+    body = {"workspace_id": workspace_id, **{name: value for name, value in details.items() if value}}
+    idempotency_key = idempotency_key or new_idempotency_key()
+    if isinstance(source, SmallFile):
+        return Request("POST", "/assets", body=body, file=source, idempotency_key=idempotency_key)
+    return Request("POST", "/assets", body={"source": source, **body}, idempotency_key=idempotency_key)
+
+
+def complete_asset(asset_id: str) -> Request:
+    """``POST /assets/{assetId}/complete`` (SDK)."""
+    return Request("POST", f"/assets/{_segment(asset_id)}/complete", idempotency_key=new_idempotency_key())
+
+
+def retry_asset(asset_id: str) -> Request:
+    """``POST /assets/{assetId}/retry`` (SDK)."""
+    return Request("POST", f"/assets/{_segment(asset_id)}/retry", idempotency_key=new_idempotency_key())
+
+
+def get_asset(asset_id: str) -> Request:
+    """``GET /assets/{assetId}`` (SDK)."""
+    return Request("GET", f"/assets/{_segment(asset_id)}")
+
+
 def new_idempotency_key() -> str:
     """Make a key that no other request has."""
     return f"airflow-{uuid.uuid4()}"
@@ -207,6 +273,12 @@ def read_workspaces(response: Response) -> list[Workspace]:
 def read_technique(response: Response) -> Technique:
     """Read the answer to ``getTechnique``."""
     return read(response, Technique)
+
+
+def read_asset(response: Response) -> Asset:
+    """Read an answer as an asset."""
+    replayed = response.headers.get("idempotent-replayed", "").lower() == "true"
+    return read(response, Asset).model_copy(update={"replayed": replayed})
 
 
 def check_status(response: Response) -> None:
@@ -477,6 +549,18 @@ def list_technique_runs(
             "workspace_id": workspace_id,
             "project_id": project_id,
         },
+        page_size,
+    )
+
+
+def list_assets(
+    query: str | None, workspace_id: str | None, project_id: str | None, page_size: int
+) -> Pages[Asset]:
+    """``GET /assets`` (SDK)."""
+    return Pages(
+        "/assets",
+        lambda response: read(response, AssetPage),
+        {"query": query, "workspace_id": workspace_id, "project_id": project_id},
         page_size,
     )
 

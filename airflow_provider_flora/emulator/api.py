@@ -29,7 +29,7 @@ MAX_LIMIT = 100
 _PUBLIC_PROJECT_ID = re.compile(r"prj_[A-Za-z0-9]+")
 
 Fate = dict[str, Any]
-"""What was ordered for a run that is about to start: ``failure`` and ``stalled``."""
+"""What was ordered for a run that is about to start: ``failure``, ``stalled`` and ``output_bytes``."""
 
 
 def answer_json(payload: Any, **headers: str) -> web.Response:
@@ -83,7 +83,7 @@ class Api:
 
     async def list_techniques(self, request: web.Request) -> web.StreamResponse:
         """``GET /techniques``."""
-        query, limit = request.query, _limit(request)
+        query, limit = request.query, read_limit(request)
         after = read_cursor("techniques", query["cursor"]) if "cursor" in query else ""
         words = query.get("query", "").lower()
         found = [
@@ -149,7 +149,7 @@ class Api:
 
     async def list_technique_runs(self, request: web.Request) -> web.StreamResponse:
         """``GET /technique-runs``."""
-        query, limit = request.query, _limit(request)
+        query, limit = request.query, read_limit(request)
         project_id, status, address = query.get("project_id"), query.get("status"), query.get("technique_id")
         if project_id is not None and not _PUBLIC_PROJECT_ID.fullmatch(project_id):
             raise ApiError(500)
@@ -204,7 +204,11 @@ def _technique(request: web.Request) -> Technique:
     return technique
 
 
-def _limit(request: web.Request) -> int:
+def read_limit(request: web.Request) -> int:
+    """How many items a list is asked for.
+
+    :raises ApiError: 400 when it is not a number that Flora takes.
+    """
     text = request.query.get("limit", str(DEFAULT_LIMIT))
     if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_LIMIT:
         raise ApiError(400, fields=[("limit", f"Must be a whole number from 1 to {MAX_LIMIT}")])

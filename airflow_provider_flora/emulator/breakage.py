@@ -33,7 +33,7 @@ async def break_answer(fault: Fault, request: web.Request, answer: Answer) -> An
     :raises ApiError: When the fault is an error of the API.
     :raises ConnectionReset: When nothing can be answered any more.
     """
-    streamed = answer is not None and not isinstance(answer, web.Response)
+    streamed = answer is not None and answer.prepared
     if streamed and fault.kind not in ("reset", "delay"):
         return answer  # It is on the wire already.
     return await _ACTIONS[fault.kind](fault, request, answer)
@@ -84,6 +84,10 @@ async def _not_a_run(fault: Fault, request: web.Request, answer: Answer) -> Answ
     return web.json_response({"ok": True, "message": "Accepted."})
 
 
+async def _by_the_sender(fault: Fault, request: web.Request, answer: Answer) -> Answer:
+    return answer  # ``sending.py`` does it.
+
+
 async def _oversize(fault: Fault, request: web.Request, answer: Answer) -> Answer:
     stream = web.StreamResponse(headers={"content-type": "application/json; charset=utf-8"})
     await stream.prepare(request)
@@ -109,4 +113,6 @@ _ACTIONS: dict[str, Callable[[Fault, web.Request, Answer], Awaitable[Answer]]] =
     "cut_json": _cut_json,
     "not_a_run": _not_a_run,
     "oversize": _oversize,
+    "cut_media": _by_the_sender,
+    "short_media": _by_the_sender,
 }

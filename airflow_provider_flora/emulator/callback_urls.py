@@ -40,7 +40,7 @@ def refusal(url: str, *, allow_loopback: bool = False) -> str | None:
     if parts.scheme != "https":
         return "Must be an HTTPS URL"
     if address is not None:
-        return None if _is_public(address) else "Must not point to a private or internal address"
+        return None if is_public(address) else "Must not point to a private or internal address"
     if host == "localhost" or host in METADATA_HOSTS or host.endswith(INTERNAL_SUFFIXES):
         return "Must not point to an internal host"
     ends_in_number = _NUMBERS.fullmatch(host.rpartition(".")[2])
@@ -72,7 +72,8 @@ def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return address.ipv4_mapped or address.sixtofour
 
 
-def _is_public(address: Address) -> bool:
+def is_public(address: Address) -> bool:
+    """Whether that address is out in the open."""
     return address.is_global and not address.is_multicast
 
 

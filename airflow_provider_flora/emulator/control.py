@@ -6,11 +6,13 @@ They are the emulator's own. Flora has nothing like them, and no client of Flora
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
 
+from airflow_provider_flora.emulator.assets import Assets
+from airflow_provider_flora.emulator.blobs import blob_path
 from airflow_provider_flora.emulator.catalogue import find_technique
 from airflow_provider_flora.emulator.clock import Clock
 from airflow_provider_flora.emulator.faults import Faults
@@ -22,6 +24,7 @@ from airflow_provider_flora.emulator.webhooks import Webhooks
 
 MAX_SEEDED = 1_000_000
 SEED_DEFAULTS = {"count": 1, "technique_id": "editorial-still", "status": "completed", "spacing_ms": 1000}
+BLOB_DEFAULTS = {"content_type": "application/octet-stream", "name": "blob"}
 
 
 class Control:
@@ -29,7 +32,8 @@ class Control:
 
     :param clock: Tells the time.
     :param history: The runs.
-    :param keys: The idempotency keys.
+    :param assets: The assets.
+    :param keys: The idempotency keys, those of runs and those in headers.
     :param ledger: The books.
     :param faults: What was ordered.
     :param webhooks: Deliveries that are due.
@@ -39,13 +43,15 @@ class Control:
         self,
         clock: Clock,
         history: History,
-        keys: IdempotencyKeys,
+        assets: Assets,
+        keys: Sequence[IdempotencyKeys],
         ledger: Ledger,
         faults: Faults,
         webhooks: Webhooks,
     ) -> None:
         self._clock = clock
         self._history = history
+        self._assets = assets
         self._keys = keys
         self._ledger = ledger
         self._faults = faults
@@ -60,20 +66,28 @@ class Control:
         async def ledger(request: web.Request) -> web.Response:
             return web.json_response(self.ledger(with_runs=request.query.get("runs") != "0"))
 
+        async def blobs(request: web.Request) -> web.Response:
+            origin = f"http://{request.host}"
+            answer: web.Response = await _endpoint(lambda order: self.blob(order, origin))(request)
+            return answer
+
         routes.add_get("/_emulator/ledger", ledger)
         routes.add_post("/_emulator/reset", _endpoint(lambda order: self.reset()))
         routes.add_post("/_emulator/runs", _endpoint(self.seed_runs))
+        routes.add_post("/_emulator/blobs", blobs)
         routes.add_post("/_emulator/faults", _endpoint(self.order_fault))
         routes.add_delete("/_emulator/faults", _endpoint(lambda order: self.clear_faults()))
 
     def ledger(self, *, with_runs: bool = True) -> dict[str, Any]:
         """The books, with the faults that are in force."""
         books = self._ledger.as_json(self._history.all(), self._clock.now(), with_runs=with_runs)
-        return {**books, "faults": self._faults.as_json()}
+        return {**books, "assets": self._assets.as_json(), "faults": self._faults.as_json()}
 
     def reset(self) -> dict[str, Any]:
-        """Forget runs, keys, faults, due deliveries and the books."""
-        for part in (self._history, self._keys, self._faults, self._webhooks, self._ledger):
+        """Forget runs, assets, keys, faults, due deliveries and the books."""
+        for keys in self._keys:
+            keys.clear()
+        for part in (self._history, self._assets, self._faults, self._webhooks, self._ledger):
             part.clear()
         return {}
 
@@ -112,6 +126,20 @@ class Control:
             raise ValueError(f"technique_id is {wanted['technique_id']!r}: no technique has that id or slug")
         runs = self._history.seed(technique, count=count, status=status, spacing=spacing)
         return {"run_ids": [run.run_id for run in runs]}
+
+    def blob(self, order: Mapping[str, Any], origin: str) -> dict[str, Any]:
+        """Where a file of any length is served.
+
+        :param order: ``bytes``, ``content_type`` and ``name``, which decides what is in it.
+        :param origin: Where the caller reaches the emulator.
+        :raises ValueError: When the order makes no sense.
+        """
+        unknown = [name for name in order if name not in ("bytes", *BLOB_DEFAULTS)]
+        if unknown or "bytes" not in order:
+            raise ValueError(f"a blob takes bytes and perhaps {' and '.join(BLOB_DEFAULTS)}")
+        wanted = {**BLOB_DEFAULTS, **order}
+        path = blob_path(wanted["bytes"], str(wanted["name"]), wanted["content_type"])
+        return {"url": f"{origin}/media/{path}", "bytes": wanted["bytes"], "content_type": wanted["content_type"]}
 
 
 def _endpoint(

@@ -9,15 +9,17 @@ it means:
     times       fire so often, then be gone; default 1; null, until cleared
 
 `kind` says what happens and `when` at which moment of the request: "before" it is processed; "during", past the
-check of the idempotency key and before the run is made; "after", in place of the answer that was due; "start",
-to the run that it starts. Where there is a choice, the first is the default.
+check of the idempotency key and before anything is made, or halfway through a file that is sent or uploaded;
+"after", in place of the answer that was due; "start", to the run that it starts; "process", to the asset whose
+bytes are now all there; "upload", to the reservation that is now used. Where there is a choice, the first is the
+default.
 
     kind         when                      its own words                             what happens
     status       before                    status=503, code, message, retry_after    that error, as Flora words it
     rate_limit   before                    per_second, retry_after=true              429 to what comes faster
     html         before, after             status=502                                a proxy's page
     redirect     before                    location, status=302                      sent elsewhere
-    reset        before, after                                                       the connection is reset
+    reset        before, during, after                                               the connection is reset
     outage       before                    seconds                                   every connection is reset
     delay        before, during, after     seconds                                   others are not held up
     slow_list    before                    seconds                                   a delay of listTechniqueRuns
@@ -26,6 +28,11 @@ to the run that it starts. Where there is a choice, the first is the default.
     oversize     after                                                               200, more than 16 MB
     fail_run     start                     error_code, error_message                 the run fails at its end
     stall_run    start                                                               the run never ends
+    large_output start                     bytes                                     its files are blobs that long
+    fail_asset   process                   failure_message                           the asset fails in the end
+    expire_upload upload                                                             its time is over
+    cut_media    during                                                              half a file, then it breaks off
+    short_media  during                                                              half a file, as if it were all
 
 `retry_after` of a status is a number of seconds or an HTTP date; of a rate limit, whether it is told. An outage
 begins with its order; it and a rate limit fire without end unless `times` is given.
@@ -42,6 +49,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_provider_flora.emulator.blobs import MAX_BYTES
 from airflow_provider_flora.emulator.rate_limit import TokenBucket
 
 _REQUIRED = object()
@@ -90,7 +98,7 @@ KINDS: dict[str, _Kind] = {
         },
     ),
     "html": _Kind(("before", "after"), {"status": _status(502)}),
-    "reset": _Kind(("before", "after")),
+    "reset": _Kind(("before", "during", "after")),
     "redirect": _Kind(
         ("before",),
         {"location": _Word((str,), "https://elsewhere.example/", needs="a URL"), "status": _status(302)},
@@ -117,6 +125,17 @@ KINDS: dict[str, _Kind] = {
         "startTechniqueRun",
     ),
     "stall_run": _Kind(("start",), operation="startTechniqueRun"),
+    "large_output": _Kind(
+        ("start",),
+        {"bytes": _Word((int,), _REQUIRED, lambda value: 0 <= value <= MAX_BYTES, "a number of bytes")},
+        "startTechniqueRun",
+    ),
+    "fail_asset": _Kind(
+        ("process",), {"failure_message": _Word((str,), "The file could not be processed.", needs="text")}
+    ),
+    "expire_upload": _Kind(("upload",), operation="uploadBytes"),
+    "cut_media": _Kind(("during",), operation="getMedia"),
+    "short_media": _Kind(("during",), operation="getMedia"),
 }
 
 OPERATIONS = (
@@ -127,6 +146,12 @@ OPERATIONS = (
     "listTechniqueRuns",
     "listWorkspaces",
     "getMedia",
+    "createAsset",
+    "completeAsset",
+    "retryAsset",
+    "getAsset",
+    "listAssets",
+    "uploadBytes",
 )
 
 
@@ -148,9 +173,9 @@ class Fault:
         self._until = time.monotonic() + self.words["seconds"] if self.kind == "outage" else None
         self.wait: int | None = None
 
-    def due(self, operation: str, text: str) -> bool:
+    def due(self, operation: str, text: bytes) -> bool:
         """Whether it fires for this request, which counts as one that matches if it does match."""
-        if self.operation not in ("*", operation) or self.contains not in text:
+        if self.operation not in ("*", operation) or self.contains.encode() not in text:
             return False
         if self.skip:
             self.skip -= 1
@@ -202,12 +227,12 @@ class Faults:
         self._drop_spent()
         return [fault.as_json() for fault in self._orders]
 
-    def due(self, when: str, operation: str, text: str) -> Iterator[Fault]:
+    def due(self, when: str, operation: str, text: bytes) -> Iterator[Fault]:
         """The faults that fire now, one after the other; those not asked for do not fire.
 
         :param when: The moment in the life of the request.
         :param operation: Its operation.
-        :param text: Its URL and body.
+        :param text: Its URL and body, and the name of the asset that it is about.
         """
         if not self._orders:
             return

@@ -64,6 +64,7 @@ class History:
         callback_url: str | None = None,
         failure: tuple[str, str] | None = None,
         stalled: bool = False,
+        output_bytes: int | None = None,
     ) -> Run:
         """Make a run that starts now.
 
@@ -73,6 +74,7 @@ class History:
         :param callback_url: Who wants to hear of its end.
         :param failure: ``error_code`` and ``error_message`` when it is to fail.
         :param stalled: It never ends.
+        :param output_bytes: Its files are blobs of that length.
         """
         self._newest = max(self._newest, int(self._clock.now()))
         duration = 1000 * self._run_seconds * (1 + self._chance.uniform(-_VARIATION, _VARIATION))
@@ -88,6 +90,7 @@ class History:
                 failure,
                 idempotency_key,
                 callback_url,
+                output_bytes=output_bytes,
             )
         )
 

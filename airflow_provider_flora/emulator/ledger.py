@@ -24,6 +24,7 @@ class Ledger:
         self.responses: Counter[str] = Counter()
         self.faults_fired: Counter[str] = Counter()
         self.deliveries: list[dict[str, Any]] = []
+        self.uploads: list[dict[str, Any]] = []
         self.connections = 0
 
     def as_json(self, runs: Iterable[Run], now: float, *, with_runs: bool) -> dict[str, Any]:
@@ -45,6 +46,7 @@ class Ledger:
             "connections": self.connections,
             "faults_fired": dict(self.faults_fired),
             "deliveries": [*self.deliveries],
+            "uploads": [*self.uploads],
         }
 
 

@@ -1,6 +1,6 @@
-"""The files that runs give, and the samples to run techniques with.
+"""The files that runs give, those that were uploaded, and the samples to run techniques with.
 
-They are made when they are asked for, and come out the same each time. How they are made is the business of
+What was not uploaded is made when they are asked for, and comes out the same each time. How is the business of
 ``pictures.py``, ``samples.py``, ``films.py``, ``sounds.py`` and ``papers.py``, which alone need the extra.
 """
 
@@ -11,9 +11,12 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from airflow_provider_flora.emulator.assets import Assets
+from airflow_provider_flora.emulator.blobs import Blob, read_blob
 from airflow_provider_flora.emulator.catalogue import Slot
 from airflow_provider_flora.emulator.clock import Clock
 from airflow_provider_flora.emulator.history import History
@@ -38,9 +41,9 @@ _FILM_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Medium:
-    """A file."""
+    """A file: its bytes, where they are, or how to make them."""
 
-    content: bytes
+    content: bytes | Path | Blob
     content_type: str
 
 
@@ -48,12 +51,14 @@ class Media:
     """Everything under ``/media/``.
 
     :param history: The runs whose outputs these are.
+    :param assets: What was uploaded.
     :param clock: Tells whether a run has ended.
     :param seed: Decides how they look.
     """
 
-    def __init__(self, history: History, clock: Clock, seed: int) -> None:
+    def __init__(self, history: History, assets: Assets, clock: Clock, seed: int) -> None:
         self._history = history
+        self._assets = assets
         self._clock = clock
         self._seed = seed
         # One thread: the API goes on answering while a film is made, and no file is made twice.
@@ -63,8 +68,12 @@ class Media:
     async def read(self, path: str) -> Medium | None:
         """The file at that path, which is what follows ``/media/``; ``None`` when there is none.
 
-        :param path: ``samples/…`` or ``{run_id}/{output_id}.{ext}``.
+        :param path: ``samples/…``, ``assets/{asset_id}.{ext}``, ``blobs/…`` or ``{run_id}/{output_id}.{ext}``.
         """
+        if uploaded := self._assets.ready(path):
+            return Medium(uploaded.path, uploaded.content_type)
+        if blob := read_blob(path):
+            return Medium(blob, blob.content_type)
         if not self._exists(path):
             return None
         if self._studio is None:
@@ -131,7 +140,10 @@ class Media:
                 continue
             path = urlsplit(item["value"]).path.removeprefix("/media/")
             # An input is older than its run, so that no run can be drawn from itself.
-            if found := self._find(path, run.number):
+            if uploaded := self._assets.ready(path):
+                photo = pictures.uploaded_photo(uploaded.path)
+                photos += [photo] if photo else []
+            elif found := self._find(path, run.number):
                 photos.append(pictures.scene(self._look(*found)))
             elif self._exists(path, run.number):
                 photos.append(samples.sample_picture(_product(path)))

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -40,6 +41,7 @@ _LIGHTS: tuple[tuple[tuple[str, ...], Colour], ...] = (
 _PHOTO_SHARE = 0.76
 """How much of the height photos take; the rest is for words."""
 _MOST_LETTERS = 900
+_LARGEST_PHOTO = (1024, 1024)
 _LEAST_PIXELS = 13
 
 
@@ -116,6 +118,19 @@ def scene(look: Look) -> Image.Image:
     for photo, (left, right) in zip(look.photos, _columns(width, len(look.photos)), strict=True):
         ground.paste(_relit(_framed(photo, (right - left, height)), light, from_left), (left, 0))
     return ground
+
+
+def uploaded_photo(path: Path) -> Image.Image | None:
+    """A picture that was uploaded; ``None`` when it is none that can be read.
+
+    :param path: The file.
+    """
+    try:
+        with Image.open(path) as image:
+            image.thumbnail(_LARGEST_PHOTO)
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
 
 
 def lettering(look: Look) -> Image.Image:

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_flora.emulator.catalogue import Technique
+from airflow_provider_flora.emulator.catalogue import Slot, Technique
 from airflow_provider_flora.emulator.texts import text_output
 
 STATUSES = ("pending", "running", "completed", "failed")
@@ -35,6 +35,7 @@ class Run:
     :param failure: ``error_code`` and ``error_message`` when it is to fail.
     :param idempotency_key: The key it was started with.
     :param callback_url: Who wants to hear of its end.
+    :param output_bytes: Its files are blobs of that length, in place of what the technique draws.
     :param foreign: Put there by a control request, not started by the client under test.
     """
 
@@ -49,6 +50,7 @@ class Run:
     idempotency_key: str | None = None
     callback_url: str | None = None
     foreign: bool = False
+    output_bytes: int | None = None
     order: tuple[int, int] = field(init=False)
     """What history is sorted by."""
 
@@ -124,7 +126,13 @@ class Run:
                 "type": slot.type,
                 "url": text_output(self.technique, slot, self.inputs)
                 if slot.type == "text"
-                else f"{origin}/media/{self.run_id}/{slot.id}.{EXTENSIONS[slot.type]}",
+                else f"{origin}/media/{self._media_path(slot)}",
             }
             for slot in self.technique.outputs
         ]
+
+    def _media_path(self, slot: Slot) -> str:
+        extension = EXTENSIONS[slot.type]
+        if self.output_bytes is not None:
+            return f"blobs/{self.output_bytes}/{self.run_id}-{slot.id}.{extension}"
+        return f"{self.run_id}/{slot.id}.{extension}"

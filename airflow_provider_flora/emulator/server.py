@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from airflow_provider_flora.emulator.api import Api
+from airflow_provider_flora.emulator.asset_api import AssetApi
+from airflow_provider_flora.emulator.assets import Assets
 from airflow_provider_flora.emulator.clock import Clock
 from airflow_provider_flora.emulator.control import Control
 from airflow_provider_flora.emulator.faults import Faults
@@ -22,6 +24,7 @@ from airflow_provider_flora.emulator.ledger import Ledger
 from airflow_provider_flora.emulator.media import Media
 from airflow_provider_flora.emulator.service import Service
 from airflow_provider_flora.emulator.start_request import StartRequestReader
+from airflow_provider_flora.emulator.storage import Storage
 from airflow_provider_flora.emulator.webhooks import Webhooks
 
 API_KEY = "sk_test_emulator"
@@ -42,11 +45,15 @@ class Emulator:
             assert emulator.ledger()["charged_runs"] == 1
 
     It serves from a thread of its own, so that synchronous and asynchronous code can talk to it from the same
-    process. After :meth:`stop`, :meth:`start` brings it back on the same port with its runs still there.
+    process. After :meth:`stop`, :meth:`start` brings it back on the same port with its runs still there; files that
+    were uploaded are gone.
 
     :param port: The port; 0 takes a free one.
     :param host: The address to listen on.
     :param run_seconds: How long a run takes, give or take a tenth; 0 means that it ends at once.
+    :param upload_port: The port of the storage host that signed uploads go to; 0 takes a free one.
+    :param asset_seconds: How long a completed upload is processed.
+    :param upload_seconds: How long an upload may take from its reservation on.
     :param seed: Decides what varies: durations and pictures.
     :param api_key: The key that is good. Assign to the attribute ``api_key`` to rotate it.
     :param idempotency: Which account of idempotency holds, ``docs`` or ``site``.
@@ -67,6 +74,9 @@ class Emulator:
         *,
         host: str = "127.0.0.1",
         run_seconds: float = 8.0,
+        upload_port: int = 0,
+        asset_seconds: float = 0.5,
+        upload_seconds: float = 900.0,
         seed: int = 0,
         api_key: str = API_KEY,
         idempotency: str = "docs",
@@ -82,6 +92,7 @@ class Emulator:
     ) -> None:
         self.host = host
         self.port = port
+        self.upload_port = upload_port
         self.api_key = api_key
         self.webhook_secret = webhook_secret
         clock = Clock(clock_skew)
@@ -94,12 +105,28 @@ class Emulator:
             clock, signing_secrets, webhook_time_scale, lambda attempt: ledger.deliveries.append(attempt)
         )
         reader = StartRequestReader(allow_loopback_callbacks=allow_loopback_callbacks)
+        header_keys = IdempotencyKeys(idempotency, idempotency_window, clock)
+        self._assets = Assets(clock, upload_seconds)
+        asset_api = AssetApi(clock, self._assets, asset_seconds, lambda: self.upload_port, self._is_own_host)
+        storage = Storage(clock, self._assets)
         api = Api(clock, history, keys, webhooks, reader, cost_lag, self._is_own_host)
-        self._media = Media(history, clock, seed)
-        self._service = Service(api, self._media, clock, ledger, faults, lambda: self.api_key, rate_limit)
+        self._media = Media(history, self._assets, clock, seed)
+        self._service = Service(
+            api,
+            asset_api,
+            storage,
+            self._assets,
+            header_keys,
+            self._media,
+            clock,
+            ledger,
+            faults,
+            lambda: self.api_key,
+            rate_limit,
+        )
         self._ledger = ledger
         self._webhooks = webhooks
-        self._control = Control(clock, history, keys, ledger, faults, webhooks)
+        self._control = Control(clock, history, self._assets, (keys, header_keys), ledger, faults, webhooks)
         self._thread: threading.Thread | None = None
 
     @property
@@ -171,7 +198,7 @@ class Emulator:
         self._on_its_thread(self._control.clear_faults)
 
     def reset(self) -> None:
-        """Forget runs, keys, faults and the books; ``POST /_emulator/reset``."""
+        """Forget runs, assets, keys, faults and the books; ``POST /_emulator/reset``."""
         self._on_its_thread(self._control.reset)
 
     def seed_runs(self, count: int = 1, **order: Any) -> list[str]:
@@ -203,12 +230,21 @@ class Emulator:
         self._stopping = asyncio.Event()
         application = self._service.application()
         self._control.add_routes(application.router)
-        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        runner = _runner(application)
+        storage = _runner(self._service.storage_application())
+        server = None
         try:
             await runner.setup()
+            await storage.setup()
             server = await self._loop.create_server(self._counting(runner), self.host, self.port, backlog=_BACKLOG)
             self.port = server.sockets[0].getsockname()[1]
+            uploads = web.TCPSite(storage, self.host, self.upload_port)
+            await uploads.start()
+            self.upload_port = storage.addresses[0][1]
         except Exception as error:
+            if server is not None:
+                server.close()
+            await storage.cleanup()
             await runner.cleanup()
             started.set_exception(error)
             return
@@ -216,8 +252,10 @@ class Emulator:
         await self._stopping.wait()
         server.close()
         self._webhooks.clear()
+        await storage.cleanup()
         await runner.cleanup()
         self._media.close()
+        self._assets.clear()
 
     def _counting(self, runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
         """The server's factory of connections, counted."""
@@ -228,3 +266,7 @@ class Emulator:
             return runner.server()
 
         return connection
+
+
+def _runner(application: web.Application) -> web.AppRunner:
+    return web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.1)

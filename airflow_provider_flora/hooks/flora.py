@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.aio import AsyncFloraClient
     from airflow_provider_flora.api.client import FloraClient
     from airflow_provider_flora.api.inputs import Inputs
-    from airflow_provider_flora.api.models import Run, Technique
+    from airflow_provider_flora.api.models import Asset, Run, Technique
 
 
 class FloraHook(BaseHook):
@@ -180,6 +180,59 @@ class FloraHook(BaseHook):
         :raises FloraRunTimeoutError: the run did not finish in time.
         """
         return self.get_conn().wait_for_technique_run(technique_id, run_id, poll_interval, timeout)
+
+    def upload_asset(
+        self,
+        file: str,
+        workspace_id: str | None = None,
+        file_name: str | None = None,
+        content_type: str | None = None,
+        folder: str | None = None,
+        project_id: str | None = None,
+        conn_id: str | None = None,
+    ) -> Asset:
+        """Upload a file and return its asset once that is ready: its ``url`` can be an input of a run.
+
+        Without a task there is nothing that remembers it: each call makes an asset. The file is read in this
+        process, so that there is no async twin.
+
+        :param file: a local path, the URI of a storage (``s3://conn_id@bucket/key``), or a public HTTPS URL, which
+            Flora fetches.
+        :param workspace_id: default: the connection's, else the only one that the key opens.
+        :param file_name: default: the file's own.
+        :param content_type: default: what the name tells.
+        :param folder: where in the workspace.
+        :param project_id: a project on whose canvas it is shown too.
+        :param conn_id: connection of the storage, where the URI names none.
+        :raises FloraFileError: the file cannot be read, or Flora would not take it.
+        :raises FloraUploadError: it did not become an asset.
+        """
+        from airflow_provider_flora.files.remembering import AssetMemory
+        from airflow_provider_flora.files.uploading import Place, Uploader, workspace_of
+
+        client = self.get_conn()
+        place = Place(workspace_of(client, workspace_id), file_name, content_type, folder, project_id)
+        return Uploader(client, AssetMemory(None, self.log), self.log).make(file, place, conn_id)[0]
+
+    def get_asset(self, asset_id: str) -> Asset:
+        """Return an asset as it stands."""
+        return self.get_conn().get_asset(asset_id)
+
+    def list_assets(
+        self,
+        query: str | None = None,
+        workspace_id: str | None = None,
+        project_id: str | None = None,
+        page_size: int = 100,
+    ) -> Iterator[Asset]:
+        """Iterate lazily over the assets that the key can see.
+
+        :param query: searches them.
+        :param workspace_id: default: the connection's, if it has one.
+        :param project_id: only what is on this project's canvas.
+        :param page_size: 1 to 100.
+        """
+        return self.get_conn().list_assets(query, workspace_id, project_id, page_size)
 
 
 def settings_of(connection: Connection, conn_id: str) -> ClientSettings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
@@ -17,11 +18,13 @@ from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY, FloraTechnique
 from airflow_provider_flora.runs.deadline import NO_TRIGGERER_GRACE, Deadline, number
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
 
     from airflow_provider_flora.api.client import FloraClient
     from airflow_provider_flora.api.inputs import Inputs
     from airflow_provider_flora.api.models import Run, Technique
+    from airflow_provider_flora.files.downloading import Downloads
+    from airflow_provider_flora.files.inputs import InputFiles
     from airflow_provider_flora.hooks.flora import FloraHook
     from airflow_provider_flora.runs.starting import Order
 
@@ -42,7 +45,8 @@ class FloraRunTechniqueOperator(BaseOperator):
 
     :param technique_id: id or slug of the technique. (templated)
     :param inputs: ``{input_id: value}`` or Flora's own list of ``{"id", "type", "value"}``; a value of ``None`` is
-        left out. (templated)
+        left out. An image or a film is an ``https://`` URL, or a file that is uploaded first: a local path or the
+        URI of a storage, ``s3://conn_id@bucket/key``. See :doc:`/uploads`. (templated)
     :param flora_conn_id: the connection. (templated)
     :param wait_for_completion: wait for the run to finish. Without it the value has the run's id and status only.
     :param deferrable: wait in the triggerer, without holding a worker. Default: Airflow's ``default_deferrable``.
@@ -57,6 +61,11 @@ class FloraRunTechniqueOperator(BaseOperator):
     :param on_unknown_start: where it cannot be told whether an earlier try started a run: ``stop`` with an error
         that names the runs it could be, or ``restart`` and accept a second charge.
     :param adopt_run_id: wait for this run and start none. (templated)
+    :param download_to: put the outputs as files into this folder, of any storage that Airflow's
+        ``ObjectStoragePath`` reaches: ``s3://conn_id@bucket/prefix/{{ ds }}/``. The value has ``files`` then, each
+        ``{"uri", "media_type", "bytes", "sha256", "output_id"}``. See :doc:`/downloads`. (templated)
+    :param file_name: the names of these files, from ``technique``, ``run_id``, ``output_id``, ``index`` and
+        ``ext``. (templated)
     :raises AirflowFailException: what no retry can mend: wrong inputs, a price above ``max_run_cost``, a run that
         failed with "change the input" or "give up".
     :raises FloraRunFailedError: the run failed and a retry, which is a new run, may succeed.
@@ -72,6 +81,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         "callback_url",
         "max_run_cost",
         "adopt_run_id",
+        "download_to",
+        "file_name",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json"}
     operator_extra_links = (FloraTechniqueLink(),)
@@ -93,6 +104,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         returns: str = "run",
         on_unknown_start: str = "stop",
         adopt_run_id: str | None = None,
+        download_to: str | ObjectStoragePath | None = None,
+        file_name: str = "{technique}-{run_id}-{output_id}.{ext}",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -100,6 +113,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         _one_of("on_unknown_start", on_unknown_start, ("stop", "restart"))
         if returns == "outputs" and not wait_for_completion:
             raise ValueError("returns='outputs' needs wait_for_completion=True: a run that goes on has no outputs")
+        if download_to is not None and not wait_for_completion:
+            raise ValueError("download_to needs wait_for_completion=True: a run that goes on has no outputs")
         self.technique_id = technique_id
         self.inputs = inputs
         self.flora_conn_id = flora_conn_id
@@ -113,6 +128,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         self.returns = returns
         self.on_unknown_start = on_unknown_start
         self.adopt_run_id = adopt_run_id
+        self.download_to = download_to
+        self.file_name = file_name
         self._run_id: str | None = None
 
     def execute(self, context: Context) -> Any:
@@ -122,6 +139,7 @@ class FloraRunTechniqueOperator(BaseOperator):
         with airflow_errors(), self._hook().get_conn() as client:
             deadline = Deadline(number("timeout", self.timeout), self.execution_timeout)
             number("poll_interval", self.poll_interval)  # told now: once the run has started, it has cost money
+            self._downloads()
             run = self._start(client, context)
             self._run_id = run.run_id
             if self.do_xcom_push:
@@ -147,11 +165,12 @@ class FloraRunTechniqueOperator(BaseOperator):
     def _start(self, client: FloraClient, context: Context) -> Run:
         from airflow_provider_flora.runs.starting import Starter, memory_of
 
+        files = self._input_files(client, context)
         starter = Starter(
             client,
             technique_id=self.technique_id,
-            given=self.inputs,
-            order=lambda: self._order(client, context),
+            given=files.digested(),
+            order=lambda: self._order(client, context, files),
             callback_url=None if self.callback_url in NOT_GIVEN else self.callback_url,
             memory=memory_of(context),
             max_tries=context["ti"].max_tries,
@@ -163,7 +182,14 @@ class FloraRunTechniqueOperator(BaseOperator):
             return starter.start()
         return starter.adopt(self.adopt_run_id)
 
-    def _order(self, client: FloraClient, context: Context) -> Order:
+    def _input_files(self, client: FloraClient, context: Context) -> InputFiles:
+        from airflow_provider_flora.files.inputs import InputFiles
+        from airflow_provider_flora.files.remembering import AssetMemory, seed_of
+
+        memory = AssetMemory(context.get("task_state_store"), self.log)
+        return InputFiles(self.inputs, client, memory, seed_of(context), self.log)
+
+    def _order(self, client: FloraClient, context: Context, files: InputFiles) -> Order:
         from airflow_provider_flora.api.inputs import check_inputs, run_inputs
         from airflow_provider_flora.runs.starting import Order
         from airflow_provider_flora.runs.techniques import technique_of
@@ -173,10 +199,19 @@ class FloraRunTechniqueOperator(BaseOperator):
             page = technique_url(client.settings, technique.slug or technique.technique_id)
             context["ti"].xcom_push(key=TECHNIQUE_URL_KEY, value=page)
         if self.validate_inputs:
-            inputs = check_inputs(self.inputs, technique, on_own_origin=client.settings.on_own_origin)
+            inputs = check_inputs(
+                files.given,
+                technique,
+                on_own_origin=client.settings.on_own_origin,
+                file_problem=files.problem,
+            )
         else:
-            inputs = run_inputs(self.inputs, self.technique_id, technique)
-        return Order(technique.technique_id, inputs, lambda: self._check_price(technique))
+            inputs = run_inputs(files.given, self.technique_id, technique)
+        return Order(
+            technique.technique_id,
+            lambda: files.uploaded(inputs, technique),
+            lambda: self._check_price(technique),
+        )
 
     def _check_price(self, technique: Technique) -> None:
         from airflow_provider_flora.api.errors import FloraPriceError
@@ -222,9 +257,21 @@ class FloraRunTechniqueOperator(BaseOperator):
         from airflow_provider_flora.runs.outcome import hand_over
         from airflow_provider_flora.runs.starting import mark_delivered, memory_of
 
-        value = hand_over(run, self.technique_id, context, self.returns)
+        downloads = self._downloads() if self.wait_for_completion else None
+        download = None
+        if downloads is not None:
+            settings = self._hook().get_conn().settings
+            download = partial(downloads.fetch, run, self.technique_id, settings, context.get("task_state_store"))
+        value = hand_over(run, self.technique_id, context, self.returns, download)
         mark_delivered(memory_of(context), self.log)
         return value
+
+    def _downloads(self) -> Downloads | None:
+        if self.download_to is None or self.download_to in NOT_GIVEN:
+            return None
+        from airflow_provider_flora.files.downloading import Downloads
+
+        return Downloads(self.download_to, self.file_name, self.log)
 
     def _hook(self) -> FloraHook:
         from airflow_provider_flora.hooks.flora import FloraHook

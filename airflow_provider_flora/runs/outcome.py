@@ -11,15 +11,15 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_flora.api.errors import FloraError, FloraRunFailedError, Remedy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from airflow_provider_flora.api.models import Run
 
 RETURNS = ("run", "outputs")
 XCOM_KEYS = ("outputs", "output_urls", "output_texts", "charged_cost")
 """Parts of the value that are XComs of their own, so that ``op.output["output_urls"]`` is an argument for another
-task. ``run_id`` is one too, pushed as soon as the run exists: no key is pushed twice in a try, which Airflow does
-not bear well across a deferral."""
+task; ``files`` is one where outputs were downloaded. ``run_id`` is one too, pushed as soon as the run exists: no
+key is pushed twice in a try, which Airflow does not bear well across a deferral."""
 
 
 def value_of(run: Run, technique_id: str) -> dict[str, Any]:
@@ -43,19 +43,46 @@ def value_of(run: Run, technique_id: str) -> dict[str, Any]:
     }
 
 
-def hand_over(run: Run, technique_id: str, context: Mapping[str, Any], returns: str) -> Any:
-    """Push the parts of a run's value to XCom and return what the task returns.
+def hand_over(
+    run: Run,
+    technique_id: str,
+    context: Mapping[str, Any],
+    returns: str,
+    download: Callable[[], list[dict[str, Any]]] | None = None,
+) -> Any:
+    """Push the parts of a run's value to XCom, tell the task's assets, and return what the task returns.
 
     :param returns: ``run`` for the whole value, ``outputs`` for the list of outputs.
+    :param download: brings the outputs of a completed run home and gives their files.
     :raises FloraRunFailedError: the run failed.
     """
     if run.failed:
         raise FloraRunFailedError(run, technique_id)
     value = value_of(run, technique_id)
+    if download is not None:
+        value["files"] = download()
     if context["task"].do_xcom_push:
-        for key in XCOM_KEYS:
+        for key in (*XCOM_KEYS, *(("files",) if download is not None else ())):
             context["ti"].xcom_push(key=key, value=value[key])
+    _tell_assets(value, context)
     return value["outputs"] if returns == "outputs" else value
+
+
+def _tell_assets(value: Mapping[str, Any], context: Mapping[str, Any]) -> None:
+    """Let the event of each asset that the task updates carry what became of the run.
+
+    An alias stands for no asset until somebody says which, so its events are the DAG author's.
+    """
+    outlets = getattr(context["task"], "outlets", None)
+    if not outlets:
+        return
+    from airflow.providers.common.compat.sdk import Asset
+
+    told = {key: value[key] for key in ("run_id", "technique_id", "charged_cost")}
+    for outlet in outlets:
+        if isinstance(outlet, Asset):
+            event = context["outlet_events"][outlet]
+            event.extra = {**event.extra, **told, "files": value.get("files", [])}
 
 
 class FloraWaitError(FloraError):

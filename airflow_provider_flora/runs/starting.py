@@ -230,12 +230,13 @@ class Order:
     """What is to be started, checked against the technique.
 
     :param history_id: the technique's id as the history filters by it.
-    :param inputs: what the run is given.
+    :param inputs: gives what the run is given. Asked for after ``may_spend`` and before a sending is noted, since
+        it may have to upload files first and take its time. The same each time.
     :param may_spend: is asked before a new run is paid; raises to forbid it.
     """
 
     history_id: str
-    inputs: Sequence[RunInput]
+    inputs: Callable[[], Sequence[RunInput]]
     may_spend: Callable[[], None]
 
 
@@ -364,6 +365,7 @@ class Starter:
 
     def _start_new(self, previous: Record | None) -> Run:
         self._order.may_spend()
+        self._order.inputs()
         record = self._memory.new_record(self._digest, self._max_tries, self._window(), previous)
         if previous is not None:
             past = [*previous.past, *([previous.run_id] if previous.run_id else [])]
@@ -381,6 +383,7 @@ class Starter:
         return run
 
     def _send_again(self, record: Record) -> Run:
+        self._order.inputs()
         record = replace(record, sent=[*record.sent, self._window()])
         self._memory.save(record)
         return self._send(record)
@@ -389,7 +392,7 @@ class Starter:
         """Send the intent and keep the id of its run."""
         try:
             run = self._client.start_technique_run(
-                self._technique_id, self._order.inputs, "async", self._callback_url, record.key
+                self._technique_id, self._order.inputs(), "async", self._callback_url, record.key
             )
             self._log.info("Started %s", run.run_id)
             run = run.model_copy(update={"charged_cost": None})  # the answer to a start has a quote there

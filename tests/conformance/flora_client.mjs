@@ -3,7 +3,11 @@
 // runner and @flora-ai/flora, nothing else.
 
 import assert from 'node:assert/strict';
+import crypto from 'node:crypto';
+import fs from 'node:fs/promises';
 import http from 'node:http';
+import os from 'node:os';
+import path from 'node:path';
 import { beforeEach, test } from 'node:test';
 import Flora from '@flora-ai/flora';
 
@@ -261,6 +265,182 @@ test('the client retries what it can, after the time that it is told', async () 
   await client.workspaces.list({ maxRetries: 2 });
   assert.ok(Date.now() - begun >= 1000);
   assert.equal((await control('GET', 'ledger')).requests.listWorkspaces, 3);
+});
+
+const workspace_id = 'ws_emulator';
+const upload = (file, extra = {}, using = client) =>
+  using.assets.upload(file, { workspace_id, pollIntervalMs: 20, ...extra });
+const reserve = (extra = {}, options) =>
+  client.assets.create({ source: 'signed-url', workspace_id, file_name: 'photo.png', ...extra }, options);
+const photo = () => fetch(`${origin}/media/samples/mug.png`).then(async (got) => Buffer.from(await got.arrayBuffer()));
+const sha256 = (bytes) => crypto.createHash('sha256').update(bytes).digest('hex');
+
+function check(thing, types) {
+  for (const [field, type] of Object.entries(types)) {
+    const optional = type.endsWith('?');
+    const found = thing[field] === null ? 'null' : typeof thing[field];
+    if (optional && !(field in thing)) continue;
+    assert.ok(type.replace('?', '').split('|').includes(found), `${field} is ${found}`);
+  }
+  for (const field of Object.keys(thing)) assert.ok(field in types, `${field} is not in the client's types`);
+}
+
+const METADATA = {
+  asset_id: 'string',
+  content_type: 'string',
+  description: 'string|null',
+  height: 'number|null',
+  name: 'string|null',
+  size_bytes: 'number|null',
+  status: 'string',
+  upload_content_type: 'string|null',
+  uploaded_via: 'string',
+  url: 'string|null',
+  width: 'number|null',
+  workspace_id: 'string|null',
+};
+const RETRIEVED = { ...METADATA, created_at: 'string|null', failure_message: 'string|null' };
+const LISTED = { ...METADATA, created_at: 'number|null', node_id: 'string|null?', project_id: 'string|null?' };
+const CHANGED = {
+  asset_id: 'string',
+  status: 'string',
+  url: 'string|null',
+  visibility: 'string',
+  workspace_id: 'string|null',
+  uploaded_via: 'string?',
+  expires_at: 'string?',
+  failure_message: 'string|null?',
+  upload: 'object?',
+  upload_url: 'string?',
+};
+const CREATED = { ...CHANGED, url: 'string', workspace_id: 'string', uploaded_via: 'string' };
+
+async function checkReady(asset, bytes, via) {
+  check(asset, RETRIEVED);
+  assert.deepEqual([asset.status, asset.uploaded_via, asset.size_bytes], ['ready', via, bytes.length]);
+  const served = await fetch(asset.url);
+  assert.equal(served.headers.get('content-type'), asset.content_type);
+  assert.equal(sha256(Buffer.from(await served.arrayBuffer())), sha256(bytes));
+  const { uploads } = await control('GET', 'ledger');
+  for (const { authorization } of uploads) assert.equal(authorization, false);
+}
+
+test('assets.upload of a small file, by its path and from memory', async () => {
+  const bytes = await photo();
+  const folder = await fs.mkdtemp(path.join(os.tmpdir(), 'flora-conformance-'));
+  try {
+    const file = path.join(folder, 'mug.png');
+    await fs.writeFile(file, bytes);
+    const asset = await upload(file, { folder: 'in', project_id: 'prj_emulator' });
+    assert.deepEqual([asset.name, asset.content_type, asset.width], ['mug.png', 'image/png', 640]);
+    await checkReady(asset, bytes, 'direct');
+  } finally {
+    await fs.rm(folder, { recursive: true });
+  }
+  await checkReady(await upload(new File([bytes], 'mug.png', { type: 'image/png' })), bytes, 'direct');
+  assert.equal((await control('GET', 'ledger')).requests.createAsset, 2);
+});
+
+test('assets.upload of 20 MB goes through a signed upload', async () => {
+  const bytes = crypto.randomBytes(20 * 1024 * 1024);
+  await checkReady(await upload(bytes, { file_name: 'film.mp4' }), bytes, 'signed_url');
+  const { requests, uploads } = await control('GET', 'ledger');
+  assert.deepEqual([requests.createAsset, requests.uploadBytes, requests.completeAsset], [1, 1, 1]);
+  assert.equal(uploads[0].method, 'POST');
+});
+
+test('assets.upload falls back on the upload URL', async () => {
+  const bytes = crypto.randomBytes(5 * 1024 * 1024);
+  const without = async (url, init) => {
+    const answer = await fetch(url, init);
+    if (!String(url).endsWith('/assets')) return answer;
+    const { upload: _, ...rest } = await answer.json();
+    return Response.json(rest);
+  };
+  const other = new Flora({ apiKey, baseURL, maxRetries: 0, fetch: without });
+  await checkReady(await upload(bytes, { file_name: 'film.mp4' }, other), bytes, 'signed_url');
+  assert.equal((await control('GET', 'ledger')).uploads[0].method, 'PUT');
+});
+
+test('assets.upload of a URL', async () => {
+  const asset = await upload(`${origin}/media/samples/mug.png`);
+  assert.equal(asset.name, 'mug.png');
+  await checkReady(asset, await photo(), 'url');
+});
+
+test('assets.upload tells why it failed', async () => {
+  await order({ kind: 'fail_asset', failure_message: 'The scanner was down.' });
+  await assert.rejects(upload(await photo(), { file_name: 'mug.png' }), /failed to process: The scanner was down/);
+  await order({ kind: 'expire_upload' });
+  await assert.rejects(upload(Buffer.alloc(5 * 1024 * 1024), { file_name: 'film.mp4' }), /403 Forbidden - [^]*expired/);
+});
+
+test('an asset, step by step', async () => {
+  const reserved = await reserve({ content_type: 'image/png' });
+  check(reserved, CREATED);
+  check(reserved.upload, {
+    content_type: 'string',
+    file_field: 'string',
+    form_fields: 'object',
+    method: 'string',
+    url: 'string',
+  });
+  assert.notEqual(new URL(reserved.upload.url).origin, origin);
+  await assert.rejects(client.assets.complete(reserved.asset_id), Flora.ConflictError);
+  await assert.rejects(client.assets.retry(reserved.asset_id), Flora.ConflictError);
+  await order({ kind: 'expire_upload' });
+  assert.equal((await fetch(reserved.upload_url, { method: 'PUT', body: await photo() })).status, 403);
+  const fresh = await client.assets.retry(reserved.asset_id);
+  check(fresh, CHANGED);
+  assert.equal((await fetch(fresh.upload_url, { method: 'PUT', body: await photo() })).status, 204);
+  check(await client.assets.complete(reserved.asset_id), CHANGED);
+  let asset;
+  do check((asset = await client.assets.retrieve(reserved.asset_id)), RETRIEVED);
+  while (asset.status === 'pending_upload');
+  await checkReady(asset, await photo(), 'signed_url');
+});
+
+test('assets.list goes through all pages by itself', async () => {
+  const made = [];
+  for (let n = 0; n < 7; n += 1) made.push((await reserve({ file_name: `${n}.png` })).asset_id);
+  const seen = [];
+  for await (const asset of client.assets.list({ limit: 3, workspace_id })) {
+    check(asset, LISTED);
+    seen.push(asset.asset_id);
+  }
+  assert.deepEqual(seen, made.reverse());
+  const page = await client.assets.list({ query: '4.PNG' });
+  assert.deepEqual(page.assets.map((asset) => asset.name), ['4.png']);
+});
+
+test('errors of assets', async () => {
+  await assert.rejects(reserve({ content_type: 'text/plain' }), (thrown) => {
+    assert.ok(thrown instanceof Flora.BadRequestError);
+    assert.equal(thrown.error.error.code, 'input_validation_error');
+    assert.deepEqual(thrown.error.error.fields.map(({ field }) => field), ['content_type']);
+    return true;
+  });
+  await assert.rejects(reserve({ source: 'https://169.254.169.254/latest' }), Flora.BadRequestError);
+  await assert.rejects(reserve({ workspace_id: 'ws_other' }), Flora.PermissionDeniedError);
+  await assert.rejects(reserve({ project_id: 'prj_other' }), Flora.NotFoundError);
+  await assert.rejects(reserve({ project_id: 'uuid' }), Flora.InternalServerError);
+  await assert.rejects(client.assets.retrieve('asset_nope'), Flora.NotFoundError);
+  const other = new Flora({ apiKey: 'sk_test_wrong', baseURL, maxRetries: 0 });
+  await assert.rejects(upload(await photo(), {}, other), Flora.AuthenticationError);
+  await order({ kind: 'status', status: 429, operation: 'createAsset' });
+  await assert.rejects(reserve(), Flora.RateLimitError);
+  await order({ kind: 'reset', operation: 'createAsset' });
+  await assert.rejects(reserve(), (thrown) => thrown.constructor === Flora.APIConnectionError);
+});
+
+test('a repeated key of an asset is a conflict', async () => {
+  const headers = { 'Idempotency-Key': 'a1' };
+  await reserve({}, { headers });
+  await assert.rejects(reserve({}, { headers }), (thrown) => {
+    assert.ok(thrown instanceof Flora.ConflictError);
+    assert.equal(thrown.error.error.code, 'idempotency_duplicate');
+    return true;
+  });
 });
 
 test('webhooks.unwrap takes a webhook that was really delivered, and no other', async () => {

@@ -29,7 +29,9 @@ def missing() -> str | None:
 def test_flora_s_own_client_takes_the_emulator_for_flora():
     assert missing() is None
     with (
-        Emulator(run_seconds=0.1, webhook_secret=SECRET, allow_loopback_callbacks=True) as emulator,
+        Emulator(
+            run_seconds=0.1, asset_seconds=0.1, webhook_secret=SECRET, allow_loopback_callbacks=True
+        ) as emulator,
         Emulator(run_seconds=0.1, idempotency="site") as site,
     ):
         judged = subprocess.run(

@@ -15,7 +15,9 @@ from airflow_provider_flora.emulator import Emulator
 def emulate() -> Iterator[Callable[..., Caller]]:
     """Start an emulator with these options; get a caller of it."""
     with ExitStack() as stack:
-        yield lambda **options: Caller(stack.enter_context(Emulator(**{"run_seconds": 0.05, **options})))
+        yield lambda **options: Caller(
+            stack.enter_context(Emulator(**{"run_seconds": 0.05, "asset_seconds": 0.05, **options}))
+        )
 
 
 @pytest.fixture

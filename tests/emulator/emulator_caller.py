@@ -38,6 +38,33 @@ class Caller:
         assert answer.status_code == 200, answer.text
         return self.ended(answer.json())
 
+    def create_asset(self, **body: Any) -> requests.Response:
+        """`POST /assets` with JSON: a reservation unless `source` says otherwise."""
+        return self.send("POST", "/assets", json={"source": "signed-url", "workspace_id": "ws_emulator", **body})
+
+    def send_file(self, content: bytes, file_name: str = "photo.png", **options: Any) -> requests.Response:
+        """`POST /assets` with the file itself; `fields` are added to the form, `part_type` is the file's type."""
+        part_type = options.pop("part_type", None)
+        file = (file_name, content, part_type) if part_type else (file_name, content)
+        fields = {"workspace_id": "ws_emulator", **options.pop("fields", {})}
+        return self.send("POST", "/assets", files={"file": file}, data=fields, **options)
+
+    def upload(self, reservation: dict[str, Any], content: Any, **options: Any) -> requests.Response:
+        """The bytes, to the storage host, as Flora's client sends them."""
+        target = reservation["upload"]
+        fields = options.pop("fields", target["form_fields"])
+        files = {target["file_field"]: ("photo.png", content)}
+        return requests.post(target["url"], data=fields, files=files, timeout=30, **options)
+
+    def asset(self, asset_id: str) -> dict[str, Any]:
+        """The asset, once it is ready or failed."""
+        for _ in range(500):
+            found: dict[str, Any] = self.get(f"/assets/{asset_id}").json()
+            if found["status"] != "pending_upload":
+                return found
+            time.sleep(0.01)
+        raise AssertionError(f"{found} does not become ready")
+
     def ended(self, run: dict[str, Any]) -> dict[str, Any]:
         for _ in range(500):
             run = self.get(run["poll_url"]).json()

@@ -91,8 +91,9 @@ def test_every_option_reaches_the_emulator(monkeypatch):
 
     monkeypatch.setattr(__main__, "Emulator", Listener)
     line = (
-        "--host ::1 --port 1 --run-seconds 2 --seed 3 --api-key k --idempotency site --idempotency-window 4 "
-        "--rate-limit 5 --list-lag 6 --cost-lag 7 --clock-skew 8 --allow-loopback-callbacks --webhook-secret w"
+        "--host ::1 --port 1 --run-seconds 2 --upload-port 9 --asset-seconds 10 --upload-seconds 11 --seed 3 "
+        "--api-key k --idempotency site --idempotency-window 4 --rate-limit 5 --list-lag 6 --cost-lag 7 "
+        "--clock-skew 8 --allow-loopback-callbacks --webhook-secret w"
     )
     with pytest.raises(SystemExit):
         __main__.main(line.split())
@@ -100,6 +101,9 @@ def test_every_option_reaches_the_emulator(monkeypatch):
         "host": "::1",
         "port": 1,
         "run_seconds": 2,
+        "upload_port": 9,
+        "asset_seconds": 10,
+        "upload_seconds": 11,
         "seed": 3,
         "api_key": "k",
         "idempotency": "site",

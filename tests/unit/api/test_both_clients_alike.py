@@ -24,11 +24,16 @@ from airflow_provider_flora.emulator import Emulator
 PUBLIC = sorted(name for name in vars(FloraClient) if not name.startswith("_"))
 OPERATIONS = [
     "ask",
+    "complete_asset",
+    "create_asset",
+    "get_asset",
     "get_technique",
     "get_technique_run",
+    "list_assets",
     "list_technique_runs",
     "list_techniques",
     "list_workspaces",
+    "retry_asset",
     "start_technique_run",
     "wait_for_technique_run",
 ]

@@ -120,7 +120,7 @@ class Life:
             client,
             technique_id=TECHNIQUE,
             given={"prompt": self.prompt},
-            order=lambda: Order(f"tech_{TECHNIQUE}", text(self.prompt), may_spend),
+            order=lambda: Order(f"tech_{TECHNIQUE}", lambda: text(self.prompt), may_spend),
             callback_url=None,
             memory=self.memory(dies),
             max_tries=self.max_tries,

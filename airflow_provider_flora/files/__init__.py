@@ -1,0 +1,1 @@
+"""Files on their way into Flora and out of it."""

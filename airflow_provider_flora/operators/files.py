@@ -1,0 +1,81 @@
+"""FloraDownloadOutputsOperator: the outputs of a run that exists, as files.
+
+Imports that cost time are made when a task runs, as in ``operators.flora``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
+
+    from airflow_provider_flora.api.models import Run
+
+
+class FloraDownloadOutputsOperator(BaseOperator):
+    """Download the outputs of a run that has completed. It starts nothing, waits for nothing and costs nothing.
+
+    The value and the XComs are those of
+    :class:`~airflow_provider_flora.operators.flora.FloraRunTechniqueOperator` with ``download_to``.
+
+    :param technique_id: id or slug of the technique. (templated)
+    :param run_id: the run. (templated)
+    :param download_to: the folder, of any storage that Airflow's ``ObjectStoragePath`` reaches. (templated)
+    :param file_name: the names of the files, from ``technique``, ``run_id``, ``output_id``, ``index`` and ``ext``.
+        (templated)
+    :param flora_conn_id: the connection. (templated)
+    :raises AirflowFailException: the run has not completed, or a parameter cannot be used.
+    :raises FloraDownloadError: an output could not be downloaded, and a retry may succeed.
+    """
+
+    template_fields: Sequence[str] = ("technique_id", "run_id", "download_to", "file_name", "flora_conn_id")
+    ui_color = "#e8f0e4"
+
+    def __init__(
+        self,
+        *,
+        technique_id: str,
+        run_id: str,
+        download_to: str | ObjectStoragePath,
+        file_name: str = "{technique}-{run_id}-{output_id}.{ext}",
+        flora_conn_id: str = "flora_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.technique_id = technique_id
+        self.run_id = run_id
+        self.download_to = download_to
+        self.file_name = file_name
+        self.flora_conn_id = flora_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Ask for the run, download its outputs, hand over."""
+        from airflow_provider_flora.files.downloading import Downloads
+        from airflow_provider_flora.hooks.flora import FloraHook
+        from airflow_provider_flora.runs.outcome import airflow_errors, hand_over
+
+        with airflow_errors(), FloraHook(self.flora_conn_id).get_conn() as client:
+            downloads = Downloads(self.download_to, self.file_name, self.log)
+            run = client.get_technique_run(self.technique_id, self.run_id)
+            if not run.completed:
+                raise AirflowFailException(self._not_completed(run))
+            store = context.get("task_state_store")
+            if self.do_xcom_push:
+                context["ti"].xcom_push(key="run_id", value=run.run_id)
+            download = partial(downloads.fetch, run, self.technique_id, client.settings, store)
+            value: dict[str, Any] = hand_over(run, self.technique_id, context, "run", download)
+            return value
+
+    def _not_completed(self, run: Run) -> str:
+        if run.failed:
+            code = run.error_code or "no error code"
+            return f"Run {run.run_id} failed ({code}: {run.error_message}), so it has no outputs to download."
+        return (
+            f"Run {run.run_id} goes on ({run.status}, {run.progress:g} %), so its outputs are not there yet. Put a "
+            "FloraTechniqueRunSensor before this task: it waits for the run."
+        )

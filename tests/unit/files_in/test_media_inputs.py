@@ -1,0 +1,324 @@
+"""Files as inputs of a run: checked with the rest, uploaded last, and counted as what they hold."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, ObjectStoragePath
+from conftest import Connect, picture
+from fake_task import HAS_STATE_STORE
+from uploads import DEATHS, NEEDS_A_STORE, Crash, count, fetched, held_by, run_with
+
+from airflow_provider_flora.api.client import FloraClient
+from airflow_provider_flora.api.errors import FloraFileError, FloraRunFailedError, FloraUploadError
+from airflow_provider_flora.api.inputs import names_a_file
+from airflow_provider_flora.api.models import Slot
+from airflow_provider_flora.emulator import Emulator
+from airflow_provider_flora.files.inputs import InputFiles
+from airflow_provider_flora.files.remembering import AssetMemory
+from airflow_provider_flora.runs.starting import digest_of
+
+
+def given_to_runs(flora: Emulator, slot: str = "photo") -> list[bytes]:
+    """The content of what each run was given."""
+    return [
+        fetched(entry["value"]) for run in flora.ledger()["runs"] for entry in run["inputs"] if entry["id"] == slot
+    ]
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["on a worker", "deferred"])
+def test_a_local_file_is_uploaded_and_its_url_given_to_the_run(
+    flora: Emulator, small: Path, deferrable: bool
+) -> None:
+    value = run_with(small, deferrable=deferrable).run()
+    assert value["status"] == "completed"
+    assert given_to_runs(flora) == [small.read_bytes()]
+    assert len(held_by(flora)) == 1
+
+
+@pytest.mark.parametrize("form", ["uri", "object", "path", "own list"])
+def test_a_file_may_be_named_in_any_way(flora: Emulator, memory: str, large: Path, form: str) -> None:
+    path = ObjectStoragePath(f"{memory}/poster.png")
+    with path.open("wb") as file:
+        file.write(large.read_bytes())
+    photo: Any = {"uri": str(path), "object": path, "path": large, "own list": str(path)}[form]
+    life = run_with(photo)
+    if form == "path":
+        life.operator.inputs = {"photo": large, "light": "neon"}
+    if form == "own list":
+        life.operator.inputs = [
+            {"id": "photo", "type": "imageUrl", "value": photo},
+            {"id": "light", "type": "text", "value": "neon"},
+        ]
+    life.run()
+    assert given_to_runs(flora) == [large.read_bytes()]
+    assert len(flora.ledger()["uploads"]) == 1
+
+
+def test_a_film_is_a_file_too(flora: Emulator, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"a film")
+    life = run_with(None, technique_id="mood-soundtrack", inputs={"clip": str(clip)})
+    life.operator.technique_id = next(
+        technique.slug
+        for technique in FloraClient.list_techniques(_client())
+        if technique.slug and any(slot.type == "videoUrl" for slot in technique.inputs)
+    )
+    life.run()
+    assert given_to_runs(flora, "clip") == [b"a film"]
+
+
+def _client() -> FloraClient:
+    from airflow_provider_flora.hooks.flora import FloraHook
+
+    return FloraHook().get_conn()
+
+
+def test_the_same_content_is_uploaded_once(flora: Emulator, small: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(small.read_bytes())
+    client = _client()
+    technique = client.get_technique("product-relight")
+    memory = AssetMemory(None, run_with(small).operator.log)
+    inputs = [{"id": "photo", "type": "imageUrl", "value": str(path)} for path in (small, copy)]
+    files = InputFiles(inputs, client, memory, "a task", run_with(small).operator.log)
+    from airflow_provider_flora.api.inputs import run_inputs
+
+    first, second = files.uploaded(run_inputs(inputs, "product-relight", technique), technique)
+    assert first.value == second.value
+    assert count(flora, "createAsset") == 1
+
+
+# --- before anything is uploaded --------------------------------------------------------------------------
+
+
+def test_a_mistake_in_a_file_is_told_with_every_other(flora: Emulator, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"a film")
+    (tmp_path / "a.bmp").write_bytes(b"a picture")
+    for photo, words in {
+        str(tmp_path / "none.png"): "There is no file",
+        str(tmp_path / "clip.mp4"): "is video/mp4",
+        str(tmp_path / "a.bmp"): "tells no type that Flora takes",
+        "nosuch://bucket/a.png": "provider for this storage",
+        "data:image/png;base64,AAAA": "tells no type|no file",
+    }.items():
+        with pytest.raises(AirflowFailException) as caught:
+            run_with(photo, inputs={"photo": photo, "foto": "x", "light": " "}).run()
+        assert "3 mistakes" in str(caught.value)
+        assert "'photo' takes the https:// URL of an image, or a file of one: " in str(caught.value)
+        assert any(word in str(caught.value) for word in words.split("|"))
+    assert (count(flora, "createAsset"), flora.ledger()["started_runs"]) == (0, 0)
+
+
+def test_a_web_url_is_not_taken_for_a_file(flora: Emulator) -> None:
+    with pytest.raises(AirflowFailException, match="takes the https:// URL of an image, not 'http://"):
+        run_with("http://pictures.example/a.png").run()
+
+
+def test_an_unreachable_storage_is_no_mistake_of_the_inputs(
+    flora: Emulator, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise TimeoutError("the storage")
+
+    life = run_with(small)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", broken)
+        with pytest.raises(FloraFileError, match="cannot be read now"):
+            life.run()
+    assert life.run()["status"] == "completed"
+
+
+def test_nothing_is_uploaded_for_a_run_that_is_too_expensive(flora: Emulator, small: Path) -> None:
+    with pytest.raises(AirflowFailException, match="max_run_cost"):
+        run_with(small, max_run_cost=0.001).run()
+    assert count(flora, "createAsset") == 0
+
+
+def test_without_validation_files_are_uploaded_all_the_same(flora: Emulator, small: Path, tmp_path: Path) -> None:
+    run_with(small, validate_inputs=False).run()
+    assert given_to_runs(flora) == [small.read_bytes()]
+    with pytest.raises(AirflowFailException, match="There is no file"):
+        run_with(tmp_path / "none.png", validate_inputs=False).run()
+
+
+@pytest.mark.parametrize(
+    ("value", "accepts_element", "is_file"),
+    [
+        ("https://a.example/a.png", False, False),
+        ("HTTP://a.example/a.png", True, False),
+        ("s3://bucket/a.png", True, True),
+        ("a.png", False, True),
+        ("elem_123", False, True),
+        ("elem_123", True, False),
+        ("a.png", True, True),
+        ("photos/1", True, True),
+    ],
+)
+def test_a_file_is_told_from_a_url_and_an_element(value: str, accepts_element: bool, is_file: bool) -> None:
+    slot = Slot(id="photo", type="imageUrl", accepts_element=accepts_element)
+    assert names_a_file(value, slot) is is_file
+
+
+def test_an_element_is_given_to_the_run_as_it_is(flora: Emulator) -> None:
+    technique = next(
+        technique
+        for technique in _client().list_techniques()
+        if [slot.accepts_element for slot in technique.inputs if not slot.optional] == [True]
+    )
+    slot = technique.inputs[0].id
+    run_with(None, technique_id=technique.slug, inputs={slot: "elem_123"}).run()
+    [run] = flora.ledger()["runs"]
+    assert run["inputs"][0]["value"] == "elem_123"
+
+
+# --- retries ----------------------------------------------------------------------------------------------
+
+
+def test_a_known_run_is_taken_up_without_an_upload(flora: Emulator, small: Path) -> None:
+    life = run_with(small)
+    first = life.run()
+    uploads = count(flora, "createAsset")
+    again = life.run()
+    assert again["run_id"] == first["run_id"]
+    if HAS_STATE_STORE:
+        assert count(flora, "createAsset") == uploads
+    assert flora.ledger()["started_runs"] == 1
+
+
+@NEEDS_A_STORE
+def test_a_run_is_taken_up_though_its_file_is_gone(flora: Emulator, small: Path) -> None:
+    life = run_with(small)
+    first = life.run()
+    small.unlink()
+    assert life.run() == first
+    life.clear()
+    again = life.run()  # and a clear runs with the asset that is there
+    assert again["run_id"] != first["run_id"]
+    assert count(flora, "createAsset") == 1
+
+
+@NEEDS_A_STORE
+def test_a_file_that_changed_is_another_input(
+    flora: Emulator, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = run_with(small)
+    with monkeypatch.context() as patch:
+        patch.setattr(FloraClient, "wait_for_technique_run", _crash)
+        with pytest.raises(Crash):
+            life.run()
+    small.write_bytes(picture(9, 9))
+    with pytest.raises(AirflowFailException, match="with other inputs"):
+        life.run()
+    assert (flora.ledger()["started_runs"], count(flora, "createAsset")) == (1, 1)
+    life.clear()
+    life.run()
+    assert given_to_runs(flora)[1] == small.read_bytes()
+
+
+def _crash(*_: Any, **__: Any) -> Any:
+    raise Crash
+
+
+@NEEDS_A_STORE
+def test_a_run_that_failed_is_made_again_with_the_same_asset(flora: Emulator, small: Path) -> None:
+    life = run_with(small)
+    flora.order_fault("fail_run")
+    with pytest.raises(FloraRunFailedError):
+        life.run()
+    assert life.run()["status"] == "completed"
+    assert (flora.ledger()["started_runs"], count(flora, "createAsset")) == (2, 1)
+
+
+def test_an_upload_that_fails_leaves_nothing_started(flora: Emulator, large: Path, connect: Connect) -> None:
+    connect(flora, max_retries=0)
+    life = run_with(large)
+    flora.order_fault("reset", operation="uploadBytes")
+    with pytest.raises(FloraUploadError):
+        life.run()
+    assert flora.ledger()["started_runs"] == 0
+    if life.store is not None:
+        assert life.store.get("flora_run") is None
+    assert life.run()["status"] == "completed"
+    assert flora.ledger()["started_runs"] == 1
+
+
+@pytest.mark.parametrize("death", [*DEATHS, "before the start", "after the start", "before the wait"])
+@pytest.mark.parametrize("kind", ["small", "large"])
+def test_a_death_at_any_step_makes_no_second_run(
+    either_flora: Emulator, small: Path, large: Path, kind: str, death: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = {"small": small, "large": large}[kind]
+    life = run_with(file)
+    with monkeypatch.context() as patch:
+        if death in DEATHS:
+            DEATHS[death](patch)
+        elif death == "before the wait":
+            patch.setattr(FloraClient, "wait_for_technique_run", _crash)
+        else:
+            start = FloraClient.start_technique_run
+
+            def dying(*args: Any, **kwargs: Any) -> Any:
+                if death == "after the start":
+                    start(*args, **kwargs)
+                raise Crash
+
+            patch.setattr(FloraClient, "start_technique_run", dying)
+        try:
+            life.run()
+        except Crash:
+            pass
+        else:
+            assert kind == "small"  # it has fewer steps to die in
+    assert life.run()["status"] == "completed"
+    assert either_flora.ledger()["started_runs"] == 1
+    assert given_to_runs(either_flora) == [file.read_bytes()]
+
+
+# --- the digest -------------------------------------------------------------------------------------------
+
+
+def digested(inputs: Any) -> str:
+    operator = run_with("x").operator
+    files = InputFiles(inputs, _client(), AssetMemory(None, operator.log), "a task", operator.log)
+    return digest_of("a-technique", files.digested(), None)
+
+
+def test_inputs_without_files_have_the_digest_that_they_had(flora: Emulator, tmp_path: Path) -> None:
+    for inputs in (
+        {"prompt": "a cup.png"},
+        {"photo": "https://a.example/a.png", "n": 3, "none": None},
+        [{"id": "prompt", "type": "text", "value": str(tmp_path / "a.png")}],
+        {"photo": str(tmp_path / "none.png")},
+        {"prompt": "x" * 5000 + ".png", "lines": "a\nb.png"},
+        "not inputs at all",
+    ):
+        assert digested(inputs) == digest_of("a-technique", inputs, None)
+
+
+def test_the_content_of_a_file_is_part_of_the_digest(flora: Emulator, small: Path) -> None:
+    before = digested({"photo": str(small)})
+    assert digested({"photo": small}) == before
+    os.utime(small, (1, 1))
+    assert digested({"photo": str(small)}) == before
+    small.write_bytes(picture(9, 9))
+    assert digested({"photo": str(small)}) != before
+
+
+def test_a_file_is_read_once_for_the_digest_and_once_for_the_upload(
+    flora: Emulator, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    real = Path.open
+
+    def counting(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self == large:
+            opened.append(self)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", counting)
+    run_with(large).run()
+    assert len(opened) == 2

@@ -1,0 +1,129 @@
+"""What the tests of files in share: tasks, what Flora holds, and a process that dies on order."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_task import HAS_STATE_STORE, FakeStore, TaskLife
+
+from airflow_provider_flora.api.client import FloraClient
+from airflow_provider_flora.emulator import Emulator
+from airflow_provider_flora.files import uploading
+from airflow_provider_flora.files.source import SourceFile
+from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
+from airflow_provider_flora.operators.uploads import FloraUploadAssetOperator
+
+NEEDS_A_STORE = pytest.mark.skipif(not HAS_STATE_STORE, reason="this Airflow has no task state store")
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+def upload_of(file: Any, **given: Any) -> TaskLife:
+    """The life of a task that uploads a file."""
+    operator = FloraUploadAssetOperator(
+        task_id="upload", file=file if not isinstance(file, Path) else str(file), **given
+    )
+    return life_of(operator)
+
+
+def run_with(photo: Any, **given: Any) -> TaskLife:
+    """The life of a task that runs a technique with a photo."""
+    operator = FloraRunTechniqueOperator(
+        **{
+            "task_id": "relight",
+            "technique_id": "product-relight",
+            "inputs": {"photo": str(photo) if isinstance(photo, Path) else photo, "light": "neon"},
+            "poll_interval": 0.05,
+            "deferrable": False,
+            **given,
+        }
+    )
+    return life_of(operator)
+
+
+def life_of(operator: Any) -> TaskLife:
+    return TaskLife(operator, store=FakeStore() if HAS_STATE_STORE else None)
+
+
+def held_by(flora: Emulator) -> list[Any]:
+    """The assets that Flora holds and that are ready."""
+    from airflow_provider_flora.hooks.flora import FloraHook
+
+    return [asset for asset in FloraHook().list_assets() if asset.ready]
+
+
+def fetched(url: str) -> bytes:
+    with urllib.request.urlopen(url) as answer:
+        return bytes(answer.read())
+
+
+def count(flora: Emulator, operation: str) -> int:
+    return int(flora.ledger()["requests"].get(operation, 0))
+
+
+def _after(name: str) -> Callable[[pytest.MonkeyPatch], None]:
+    def arrange(patch: pytest.MonkeyPatch) -> None:
+        real = getattr(FloraClient, name)
+
+        def dying(*args: Any, **kwargs: Any) -> Any:
+            real(*args, **kwargs)
+            raise Crash
+
+        patch.setattr(FloraClient, name, dying)
+
+    return arrange
+
+
+def _before(name: str) -> Callable[[pytest.MonkeyPatch], None]:
+    def arrange(patch: pytest.MonkeyPatch) -> None:
+        def dying(*args: Any, **kwargs: Any) -> Any:
+            raise Crash
+
+        patch.setattr(FloraClient, name, dying)
+
+    return arrange
+
+
+def _halfway(patch: pytest.MonkeyPatch) -> None:
+    real = uploading.send
+
+    def dying(reservation: Any, file: SourceFile, *rest: Any) -> Any:
+        pieces = file.pieces()
+
+        def half() -> Any:
+            yield next(pieces)
+            yield next(pieces)
+            raise Crash
+
+        file.pieces = half  # type: ignore[method-assign]
+        return real(reservation, file, *rest)
+
+    patch.setattr(uploading, "send", dying)
+
+
+def _after_sending(patch: pytest.MonkeyPatch) -> None:
+    real = uploading.send
+
+    def dying(*args: Any) -> Any:
+        real(*args)
+        raise Crash
+
+    patch.setattr(uploading, "send", dying)
+
+
+DEATHS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "before the asset is made": _before("create_asset"),
+    "after the asset is made": _after("create_asset"),
+    "halfway through the bytes": _halfway,
+    "when the bytes have been sent": _after_sending,
+    "before the upload is completed": _before("complete_asset"),
+    "after the upload is completed": _after("complete_asset"),
+    "before the asset is looked at": _before("ask"),
+}
+"""Where a process that uploads can die."""

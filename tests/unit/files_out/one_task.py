@@ -1,0 +1,63 @@
+"""One try of a task in a process of its own, so that it can be killed and its memory be measured.
+
+    python one_task.py FOLDER STORE TECHNIQUE
+
+STORE is a file in which the task's state outlives the process. Prints the peak of its memory in bytes before the
+download and after it.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "provider"))
+import airflow_home  # noqa: F401
+from fake_task import FakeStore, TaskLife
+
+
+class FileStore(FakeStore):
+    """Airflow's state store, as a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        if path.exists():
+            self.rows = json.loads(path.read_text())
+
+    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        super().set(key, value, retention=retention)
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(self.rows))
+        part.replace(self._path)
+
+
+def operator(technique_id: str, folder: str) -> Any:
+    from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
+
+    return FloraRunTechniqueOperator(
+        task_id="films",
+        technique_id=technique_id,
+        inputs={"script": "A paper boat"},
+        download_to=folder,
+        poll_interval=0.05,
+        deferrable=False,
+    )
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    folder, store, technique_id = sys.argv[1:]
+    life = TaskLife(operator(technique_id, folder), store=FileStore(Path(store)))
+    files = life.run()["files"]
+    print(json.dumps({"files": files, "peak": peak()}))
+
+
+if __name__ == "__main__":
+    main()
