@@ -21,10 +21,8 @@ def write_report(path: Path, verdicts: Sequence[Verdict], places: Sequence[str],
     :param places: what the scenarios ran on: executor and database.
     :param seconds: how long all of it took.
     """
-    ordered = sorted(verdicts, key=lambda verdict: (int(verdict.scenario.fault), verdict.scenario.celery))
-    path.write_text(
-        "\n".join([*_introduction(ordered, places, seconds), *_table(ordered), *_errors(ordered)]) + "\n"
-    )
+    lines = [*_introduction(verdicts, places, seconds), *_table(verdicts), *_errors(verdicts)]
+    path.write_text("\n".join(lines).rstrip() + "\n")
 
 
 def _introduction(verdicts: Sequence[Verdict], places: Sequence[str], seconds: float) -> Iterator[str]:

@@ -484,7 +484,7 @@ def _said(log: str) -> list[str]:
 def _error_of(log: str) -> str:
     """The error that ended a try, out of its log: the last in a chain, with all its lines."""
     found = re.findall(
-        r"^(?:Flora\w+|Airflow\w+|ConnectionError|TimeoutError): .*(?:\n(?!\w+(?:Error|Exception): ).+)*",
+        r"^(?:Flora\w+|Airflow\w+|ConnectionError|TimeoutError): .*(?:\n(?!::|\w+(?:Error|Exception): ).+)*",
         log,
         re.MULTILINE,
     )

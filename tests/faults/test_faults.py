@@ -26,6 +26,8 @@ DATABASES = REPOSITORY / ".airflow" / "empty-databases"
 LEAVE_NOTHING_OUT = bool(os.environ.get("FLORA_TESTS_LEAVE_NOTHING_OUT"))
 POSTGRES = ("127.0.0.1", 5432)
 REDIS = ("127.0.0.1", 6379)
+REDIS_DATABASE = 11
+KEY_PREFIX = f"flora_faults_{os.getpid()}_"
 DATABASE_URL = "postgresql+psycopg2://postgres@127.0.0.1:5432/flora_faults_{}"
 CHOSEN = [scenario for scenario in SCENARIOS if ALL or scenario.in_part]
 
@@ -77,14 +79,27 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             with _airflow(home, say, celery=celery, with_postgres=with_postgres) as airflow:
                 found += Runner(airflow, home / "marks", say, 7 if with_postgres else 2).run(scenarios)
         except Exception as error:
-            judged = {verdict.scenario for verdict in found}
+            judged = [verdict.scenario for verdict in found]
             problem = f"Airflow: {type(error).__name__}: {error}"
             found += [Verdict(one, problems=[problem]) for one in scenarios if one not in judged]
+        finally:
+            if celery:
+                _clear_redis()
     took = time.monotonic() - began
     say(f"all scenarios took {took:.0f} s")
     if ALL and {verdict.scenario.name for verdict in found} == {scenario.name for scenario in SCENARIOS}:
+        found.sort(key=lambda verdict: SCENARIOS.index(verdict.scenario))
         write_report(REPOSITORY / "docs" / "reliability_results.rst", found, places, took)
     return {verdict.scenario.name: verdict for verdict in found}
+
+
+def _clear_redis() -> None:
+    """What a killed worker has left there."""
+    from redis import Redis
+
+    with Redis(*REDIS, db=REDIS_DATABASE) as redis:
+        for key in redis.scan_iter(f"{KEY_PREFIX}*"):
+            redis.delete(key)
 
 
 def _one_of_each(scenarios: Sequence[Scenario]) -> list[Scenario]:
@@ -102,13 +117,13 @@ def _airflow(home: Path, say: Callable[[str], None], *, celery: bool, with_postg
     celerys_own: dict[str, Any] = {
         "executor": "CeleryExecutor",
         "celery_workers": 1,
-        "broker_url": f"redis://{REDIS[0]}:{REDIS[1]}/11",
+        "broker_url": f"redis://{REDIS[0]}:{REDIS[1]}/{REDIS_DATABASE}",
         "triggerers": 2,
     }
     env = {
         **NOTICE_SOON,
         "FLORA_FAULTS_MARKS": str(marks),
-        "AIRFLOW__OPERATORS__DEFAULT_QUEUE": f"flora_faults_{os.getpid()}",
+        "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__GLOBAL_KEYPREFIX": KEY_PREFIX,
     }
     return LocalAirflow(
         home / "airflow",
