@@ -67,7 +67,7 @@ ItemT = TypeVar("ItemT", covariant=True)
 
 @dataclass(frozen=True)
 class SmallFile:
-    """A file that is sent in one request, at most :data:`~airflow_provider_flora.api.assets.DIRECT_LIMIT` bytes."""
+    """A file that is sent in one request, of at most 4 MB."""
 
     name: str
     content_type: str

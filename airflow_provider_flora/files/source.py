@@ -27,7 +27,7 @@ from airflow_provider_flora.api.errors import FloraError, FloraFileError
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 256 * 1024
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
