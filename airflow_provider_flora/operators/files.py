@@ -30,7 +30,7 @@ class FloraDownloadOutputsOperator(BaseOperator):
         (templated)
     :param flora_conn_id: the connection. (templated)
     :raises AirflowFailException: the run has not completed, or a parameter cannot be used.
-    :raises FloraDownloadError: an output could not be downloaded, and a retry may succeed.
+    :raises FloraError: an output could not be downloaded, and a retry may succeed.
     """
 
     template_fields: Sequence[str] = ("technique_id", "run_id", "download_to", "file_name", "flora_conn_id")
