@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import logging
@@ -16,14 +15,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "provider"))
 import airflow_home  # noqa: F401
-from PIL import Image
+from uploads import API_KEY, LARGE, Connect, attach_memory, picture
 
 from airflow_provider_flora.emulator import Emulator
 
-API_KEY = "sk_test_never_to_be_seen_4711"
-LARGE = 4 * 1024 * 1024 + 1
 _numbers = itertools.count()
-Connect = Callable[..., None]
 
 
 @pytest.fixture(scope="session")
@@ -79,13 +75,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploading, "POLL_INTERVAL", 0.02)
 
 
-def picture(width: int = 8, height: int = 6, form: str = "PNG") -> bytes:
-    """A picture that is one."""
-    file = io.BytesIO()
-    Image.new("RGB", (width, height), "red").save(file, form)
-    return file.getvalue()
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A picture that goes in one request."""
@@ -101,19 +90,6 @@ def large(tmp_path: Path) -> Path:
     start = picture()
     path.write_bytes(start + os.urandom(LARGE - len(start)))
     return path
-
-
-def attach_memory(conn_id: str | None = None) -> Any:
-    """Let Airflow know of a storage that is no local disk, reached by a connection."""
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    try:
-        from airflow.sdk.io import attach
-    except ImportError:
-        from airflow.io.store import attach
-    filesystem = MemoryFileSystem()
-    attach("memory", conn_id, fs=filesystem)
-    return filesystem
 
 
 @pytest.fixture

@@ -12,9 +12,21 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, ObjectStoragePath
-from conftest import API_KEY, LARGE, Connect, attach_memory, picture
 from fake_task import HAS_STATE_STORE
-from uploads import DEATHS, NEEDS_A_STORE, Crash, count, fetched, held_by, upload_of
+from uploads import (
+    API_KEY,
+    DEATHS,
+    LARGE,
+    NEEDS_A_STORE,
+    Connect,
+    Crash,
+    attach_memory,
+    count,
+    fetched,
+    held_by,
+    picture,
+    upload_of,
+)
 
 from airflow_provider_flora.api.errors import FloraAPIError, FloraConnectionError, FloraFileError, FloraUploadError
 from airflow_provider_flora.emulator import Emulator
