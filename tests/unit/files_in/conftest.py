@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "provider"))
 import airflow_home  # noqa: F401
-from files_to_upload import API_KEY, LARGE, Connect, attach_memory, picture
+from uploads import API_KEY, LARGE, Connect, attach_memory, picture
 
 from airflow_provider_flora.emulator import Emulator
 

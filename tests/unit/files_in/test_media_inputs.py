@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, ObjectStoragePath
 from fake_task import HAS_STATE_STORE
-from files_to_upload import Connect, picture
-from uploads import DEATHS, NEEDS_A_STORE, Crash, count, fetched, held_by, run_with
+from uploads import DEATHS, NEEDS_A_STORE, Connect, Crash, count, fetched, held_by, picture, run_with
 
 from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.errors import FloraFileError, FloraRunFailedError, FloraUploadError

@@ -13,8 +13,20 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, ObjectStoragePath
 from fake_task import HAS_STATE_STORE
-from files_to_upload import API_KEY, LARGE, Connect, attach_memory, picture
-from uploads import DEATHS, NEEDS_A_STORE, Crash, count, fetched, held_by, upload_of
+from uploads import (
+    API_KEY,
+    DEATHS,
+    LARGE,
+    NEEDS_A_STORE,
+    Connect,
+    Crash,
+    attach_memory,
+    count,
+    fetched,
+    held_by,
+    picture,
+    upload_of,
+)
 
 from airflow_provider_flora.api.errors import FloraAPIError, FloraConnectionError, FloraFileError, FloraUploadError
 from airflow_provider_flora.emulator import Emulator

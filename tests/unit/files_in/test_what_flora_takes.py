@@ -6,8 +6,8 @@ import io
 from email.parser import BytesParser
 
 import pytest
-from files_to_upload import picture
 from PIL import Image
+from uploads import picture
 
 from airflow_provider_flora.api.assets import CONTENT_TYPES, Form, content_type_of, name_in_url, picture_size
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_task import HAS_STATE_STORE, FakeStore, TaskLife
+from PIL import Image
 
 from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.emulator import Emulator
@@ -17,11 +19,34 @@ from airflow_provider_flora.files.source import SourceFile
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 from airflow_provider_flora.operators.uploads import FloraUploadAssetOperator
 
+API_KEY = "sk_test_never_to_be_seen_4711"
+LARGE = 4 * 1024 * 1024 + 1
+Connect = Callable[..., None]
 NEEDS_A_STORE = pytest.mark.skipif(not HAS_STATE_STORE, reason="this Airflow has no task state store")
 
 
 class Crash(BaseException):
     """The process is gone."""
+
+
+def picture(width: int = 8, height: int = 6, form: str = "PNG") -> bytes:
+    """A picture that is one."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, form)
+    return file.getvalue()
+
+
+def attach_memory(conn_id: str | None = None) -> Any:
+    """Let Airflow know of a storage that is no local disk, reached by a connection."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    try:
+        from airflow.sdk.io import attach
+    except ImportError:
+        from airflow.io.store import attach
+    filesystem = MemoryFileSystem()
+    attach("memory", conn_id, fs=filesystem)
+    return filesystem
 
 
 def upload_of(file: Any, **given: Any) -> TaskLife:

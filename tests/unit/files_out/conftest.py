@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "provider"))
 import airflow_home  # noqa: F401
-from media_server import MediaServer
 
 from airflow_provider_flora.emulator import Emulator
 
@@ -49,6 +50,47 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "FIRST_BACKOFF", 0.01)
     monkeypatch.setattr(protocol, "FIRST_BACKOFF_RATE_LIMITED", 0.01)
     monkeypatch.setattr(starting, "HISTORY_LAG", 0.01)
+
+
+Answerer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class MediaServer:
+    """A server on this machine that answers each request as it is told, one answer after the other.
+
+    The last answer is given again and again.
+    """
+
+    def __init__(self) -> None:
+        self.answers: list[Answerer] = []
+        self.requests: list[dict[str, str]] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                owner.requests.append({"path": self.path, **{k.lower(): v for k, v in self.headers.items()}})
+                answer = owner.answers.pop(0) if len(owner.answers) > 1 else owner.answers[0]
+                try:
+                    answer(self)
+                except OSError:
+                    self.close_connection = True
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def url(self, path: str = "picture.png") -> str:
+        return f"{self.origin}/{path}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 @pytest.fixture
