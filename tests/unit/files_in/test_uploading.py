@@ -28,7 +28,15 @@ from uploads import (
     upload_of,
 )
 
-from airflow_provider_flora.api.errors import FloraAPIError, FloraConnectionError, FloraFileError, FloraUploadError
+from airflow_provider_flora.api.client import FloraClient
+from airflow_provider_flora.api.errors import (
+    FloraAnswerError,
+    FloraAPIError,
+    FloraConnectionError,
+    FloraFileError,
+    FloraUploadError,
+)
+from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.files import sending, uploading
 from airflow_provider_flora.hooks.flora import FloraHook
@@ -268,7 +276,6 @@ def test_the_workspace_is_the_connections_before_the_keys(flora: Emulator, small
 def test_of_several_workspaces_none_is_guessed(
     flora: Emulator, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_flora.api.client import FloraClient
     from airflow_provider_flora.api.models import Workspace
 
     two = [Workspace(workspace_id="ws_a"), Workspace(workspace_id="ws_b")]
@@ -358,8 +365,6 @@ def test_a_small_file_survives_a_lost_answer(flora: Emulator, small: Path, fault
 def test_a_change_is_sent_again_only_with_its_key(
     flora: Emulator, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_flora.api.client import FloraClient
-
     sent: list[tuple[str, str | None]] = []
     ask = FloraClient.ask
 
@@ -426,6 +431,75 @@ def test_a_flora_that_does_not_answer_is_an_error_that_airflow_retries(flora: Em
     flora.order_fault("status", status=401, operation="createAsset")
     with pytest.raises(AirflowFailException, match="401"):
         upload_of(small).run()
+
+
+def test_a_reservation_without_a_form_is_put_to(
+    flora: Emulator, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _reserve(monkeypatch, upload=None)
+    value = upload_of(large).run()
+    assert fetched(value["url"]) == large.read_bytes()
+    [upload] = flora.ledger()["uploads"]
+    assert (upload["method"], upload["bytes"]) == ("PUT", LARGE)
+
+
+def test_a_reservation_without_a_place_is_no_answer(
+    flora: Emulator, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _reserve(monkeypatch, upload=None, upload_url=None)
+    with pytest.raises(FloraAnswerError, match="without saying where to send its bytes"):
+        upload_of(large).run()
+
+
+@pytest.mark.parametrize("url", ["http://storage.example/a?X-Signature=4711", "ftp://storage.example/4711", "4711"])
+def test_nothing_is_sent_to_a_place_that_anybody_could_read_on_the_way(
+    flora: Emulator, large: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    _reserve(monkeypatch, upload=None, upload_url=url)
+    with pytest.raises(AirflowFailException, match="not https://") as caught:
+        upload_of(large).run()
+    assert "4711" not in str(caught.value)
+
+
+def _reserve(patch: pytest.MonkeyPatch, **changed: Any) -> None:
+    create = FloraClient.create_asset
+
+    def reserving(self: FloraClient, *args: Any, **kwargs: Any) -> Any:
+        return create(self, *args, **kwargs).model_copy(update=changed)
+
+    patch.setattr(FloraClient, "create_asset", reserving)
+
+
+def test_the_proxies_of_the_connection_hold_for_the_upload_host_too() -> None:
+    settings = ClientSettings("sk_test_a", proxies={"https": "http://proxy.example:3128"})
+    proxies = {"https": "http://proxy.example:3128", "all": ""}
+    assert sending._proxies("https://storage.example/a", "storage.example", settings) == proxies
+    assert sending._proxies("http://127.0.0.1/a", "127.0.0.1", settings) == {}
+
+
+def test_what_is_too_large_for_the_upload_host_is_not_sent_again(flora: Emulator, large: Path) -> None:
+    flora.order_fault("status", status=413, operation="uploadBytes", times=None)
+    with pytest.raises(AirflowFailException, match=rf"answered 413 .*{LARGE} bytes.*Make the file smaller"):
+        upload_of(large).run()
+    assert count(flora, "uploadBytes") == 1
+
+
+@NEEDS_A_STORE
+@pytest.mark.parametrize("kind", ["small", "large"])
+def test_an_asset_that_failed_in_an_earlier_try_is_sent_again(
+    flora: Emulator, small: Path, large: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = {"small": small, "large": large}[kind]
+    life = upload_of(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(uploading, "RENEWALS", 0)
+        for _ in range(2):
+            flora.order_fault("fail_asset", failure_message="the disk is full")
+        with pytest.raises(FloraUploadError, match="the disk is full"):
+            life.run()
+    flora.clear_faults()
+    assert fetched(life.run()["url"]) == file.read_bytes()
+    assert count(flora, "createAsset") == 1
 
 
 # --- retries of the task ----------------------------------------------------------------------------------
