@@ -17,7 +17,7 @@ ON_2_11 = env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/coverage run -m 
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test faults check docs airflow build pins format bench clean
+.PHONY: help demo test test-processes test-quick faults check docs airflow build pins format bench clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,10 +27,17 @@ demo: $(VENV)/.ready  ## Run a technique from a DAG on a real Airflow and show w
 
 test: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready) tests/conformance/node_modules/.ready  ## Run the whole test suite
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
-	@$(if $(PYTHON_2_11),$(ON_2_11),echo "No Python 3.10 to 3.12 is here: the unit tests on Airflow 2.11 are left out")
+	$(MAKE) --jobs=2 --output-sync=line test-processes test-quick
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# Airflow's processes mostly wait: the other tests run beside them.
+test-processes:
+	$(BIN)/coverage run -m pytest tests/airflow tests/faults $(ARGS)
+
+test-quick:
+	$(BIN)/coverage run -m pytest --ignore=tests/airflow --ignore=tests/faults $(ARGS)
+	@$(if $(PYTHON_2_11),$(ON_2_11),echo "No Python 3.10 to 3.12 is here: the unit tests on Airflow 2.11 are left out")
 
 faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (20 minutes)
 	FLORA_FAULTS=all $(BIN)/python -m pytest --tb=line $(ARGS) tests/faults
