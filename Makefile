@@ -27,7 +27,12 @@ demo: $(VENV)/.ready  ## Run a technique from a DAG on a real Airflow and show w
 
 test: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready) tests/conformance/node_modules/.ready  ## Run the whole test suite
 	$(BIN)/coverage erase
-	$(MAKE) --jobs=2 --output-sync=line test-processes test-quick
+	@mkdir -p build
+	@echo "The quick tests run beside those of Airflow's processes; what they say comes after these"
+	@$(MAKE) --no-print-directory test-quick > build/test-quick.log 2>&1 & quick=$$!; \
+	trap 'kill $$quick' INT TERM; \
+	$(MAKE) --no-print-directory test-processes; processes=$$?; \
+	wait $$quick; quick=$$?; cat build/test-quick.log; exit $$((processes + quick))
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
