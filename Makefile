@@ -12,7 +12,7 @@ PYTHON_2_11 := $(shell for p in $(PYTHON) python3.12 python3.11 python3.10; do \
 # The unit tests of what Airflow is part of once more, on Airflow 2.11. It keeps no state of tasks: what tests that
 # state says so and is skipped.
 ON_2_11 = env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/coverage run -m pytest --quiet \
-	tests/unit/provider tests/unit/runs tests/unit/files_in tests/unit/files_out $(ARGS)
+	tests/unit/provider tests/unit/runs tests/unit/files_in tests/unit/files_out
 
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -38,10 +38,10 @@ test: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready) tests/conformance/
 
 # Airflow's processes mostly wait: the other tests run beside them.
 test-processes:
-	$(BIN)/coverage run -m pytest tests/airflow tests/faults $(ARGS)
+	$(BIN)/coverage run -m pytest tests/airflow tests/faults
 
 test-quick:
-	$(BIN)/coverage run -m pytest --ignore=tests/airflow --ignore=tests/faults $(ARGS)
+	$(BIN)/coverage run -m pytest --ignore=tests/airflow --ignore=tests/faults
 	@$(if $(PYTHON_2_11),$(ON_2_11),echo "No Python 3.10 to 3.12 is here: the unit tests on Airflow 2.11 are left out")
 
 faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (20 minutes)
