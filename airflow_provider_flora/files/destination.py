@@ -68,7 +68,7 @@ class Destination:
             raise FloraParameterError(f"Files cannot be put into {str(folder)!r}: {error}") from error
         self._is_local = protocol in ("file", "local")
         self._completes_at_once = protocol in _COMPLETED_AT_ONCE
-        if self._is_local and not os.path.isabs(inside):  # noqa: PTH117
+        if self._is_local and not str(folder).startswith(("/", "file:///", "local:///")):
             raise FloraParameterError(
                 f"{str(folder)!r} is relative, and a worker has no folder that it could be relative to; begin it "
                 "with / or with a scheme such as s3://."

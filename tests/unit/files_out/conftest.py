@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "provider"))
 import airflow_home  # noqa: F401
+from media_server import MediaServer
 
 from airflow_provider_flora.emulator import Emulator
 
@@ -50,47 +50,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "FIRST_BACKOFF", 0.01)
     monkeypatch.setattr(protocol, "FIRST_BACKOFF_RATE_LIMITED", 0.01)
     monkeypatch.setattr(starting, "HISTORY_LAG", 0.01)
-
-
-Answerer = Callable[[BaseHTTPRequestHandler], None]
-
-
-class MediaServer:
-    """A server on this machine that answers each request as it is told, one answer after the other.
-
-    The last answer is given again and again.
-    """
-
-    def __init__(self) -> None:
-        self.answers: list[Answerer] = []
-        self.requests: list[dict[str, str]] = []
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                owner.requests.append({"path": self.path, **{k.lower(): v for k, v in self.headers.items()}})
-                answer = owner.answers.pop(0) if len(owner.answers) > 1 else owner.answers[0]
-                try:
-                    answer(self)
-                except OSError:
-                    self.close_connection = True
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def url(self, path: str = "picture.png") -> str:
-        return f"{self.origin}/{path}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -132,3 +91,22 @@ def s3(_s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for upload in client.list_multipart_uploads(Bucket="files").get("Uploads", []):
         client.abort_multipart_upload(Bucket="files", Key=upload["Key"], UploadId=upload["UploadId"])
     client.delete_bucket(Bucket="files")
+    _close_sessions()
+
+
+def _close_sessions() -> None:
+    """Leave no connection to the S3 open, which a later test might find."""
+    from s3fs import S3FileSystem
+
+    try:
+        from airflow.sdk.io.store import _STORE_CACHE
+    except ImportError:
+        from airflow.io.store import _STORE_CACHE  # type: ignore[no-redef]
+
+    for store in _STORE_CACHE.values():
+        fs = vars(store).get("fs")  # if it was asked for; making it now could fail
+        if isinstance(fs, S3FileSystem) and fs._s3 is not None:
+            S3FileSystem.close_session(fs.loop, fs._s3)
+    _STORE_CACHE.clear()
+    S3FileSystem.clear_instance_cache()
+    gc.collect()

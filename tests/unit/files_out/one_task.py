@@ -1,9 +1,9 @@
 """One try of a task in a process of its own, so that it can be killed and its memory be measured.
 
-    python one_task.py FOLDER STORE TECHNIQUE
+    python one_task.py FOLDER STORE TECHNIQUE TRY
 
-STORE is a file in which the task's state outlives the process. Prints the peak of its memory in bytes before the
-download and after it.
+STORE is a file in which the task's state outlives the process, on an Airflow that keeps it. Prints the files and
+the peak of the memory in bytes.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "provider"))
 import airflow_home  # noqa: F401
-from fake_task import FakeStore, TaskLife
+from fake_task import HAS_STATE_STORE, FakeStore, TaskLife
 
 
 class FileStore(FakeStore):
@@ -41,7 +42,7 @@ def operator(technique_id: str, folder: str) -> Any:
     return FloraRunTechniqueOperator(
         task_id="films",
         technique_id=technique_id,
-        inputs={"script": "A paper boat"},
+        inputs={"script": folder},
         download_to=folder,
         poll_interval=0.05,
         deferrable=False,
@@ -53,8 +54,10 @@ def peak() -> int:
 
 
 def main() -> None:
-    folder, store, technique_id = sys.argv[1:]
-    life = TaskLife(operator(technique_id, folder), store=FileStore(Path(store)))
+    folder, store, technique_id, try_number = sys.argv[1:]
+    life = TaskLife(operator(technique_id, folder), store=FileStore(Path(store)) if HAS_STATE_STORE else None)
+    life.try_number = int(try_number) - 1
+    life.started -= timedelta(minutes=1)
     files = life.run()["files"]
     print(json.dumps({"files": files, "peak": peak()}))
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MediaServer
 from fake_task import HAS_STATE_STORE, FakeStore
+from media_server import MediaServer
 
 from airflow_provider_flora.api.errors import FloraError, FloraParameterError, Remedy
 from airflow_provider_flora.api.models import Run
