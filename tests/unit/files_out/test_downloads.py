@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import logging
 import socket
 import threading
@@ -23,7 +24,7 @@ from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.files import downloading, fetching
 from airflow_provider_flora.files.destination import FloraStorageError
 from airflow_provider_flora.files.downloading import AT_ONCE, DEFAULT_FILE_NAME, Downloads
-from airflow_provider_flora.files.fetching import FloraDownloadError
+from airflow_provider_flora.files.fetching import FloraDownloadError, MediaClient
 
 KEY = "sk_test_never_to_be_seen_4711"
 PICTURE = b"\x89PNG" + bytes(range(256)) * 100
@@ -186,6 +187,19 @@ def test_the_key_is_never_sent(media: MediaServer, tmp_path: Path, monkeypatch: 
         assert KEY not in str(request)
 
 
+def test_a_password_of_a_netrc_file_is_not_sent_either(
+    media: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests_mock: Any
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine media.example login me password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    headers = {"content-type": "image/png", "content-length": "3"}
+    requests_mock.get("https://media.example/a.png", body=io.BytesIO(b"abc"), headers=headers)
+    with MediaClient(settings(media, base_url="https://app.flora.ai/api/v1")).get("https://media.example/a.png"):
+        pass
+    assert "authorization" not in {name.lower() for name in requests_mock.last_request.headers}
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_followed(media: MediaServer, tmp_path: Path, status: int) -> None:
     media.answers = [sends(b"", status=status, location="/there.png"), sends()]
@@ -229,6 +243,28 @@ def test_only_the_emulators_files_are_on_this_machine(media: MediaServer, tmp_pa
 
 
 # --- when it is whole -------------------------------------------------------------------------------------
+
+
+def test_nothing_is_under_the_final_name_while_it_comes(media: MediaServer, tmp_path: Path) -> None:
+    there: list[list[str]] = []
+
+    def slowly(request: BaseHTTPRequestHandler) -> None:
+        sends(PICTURE, cut="0")(request)
+        request.wfile.write(PICTURE[:10_000])
+        ends = time.monotonic() + 5
+        while not any(path.stat().st_size for path in tmp_path.glob(".*")) and time.monotonic() < ends:
+            if names(tmp_path) and not names(tmp_path)[0].startswith("."):
+                break
+            time.sleep(0.01)
+        there.append(names(tmp_path))
+        request.wfile.write(PICTURE[10_000:])
+
+    media.answers = [slowly]
+    fetch(media, tmp_path)
+    [[hidden]] = there
+    assert hidden.startswith(".relight-run_1-image.png.")
+    assert hidden.endswith(".part")
+    assert names(tmp_path) == ["relight-run_1-image.png"]
 
 
 @pytest.mark.parametrize(
@@ -373,7 +409,7 @@ def test_the_end_of_the_task_ends_the_downloads(
     def endless(request: BaseHTTPRequestHandler) -> None:
         sends(PICTURE, length=str(10**9), cut="0")(request)
         begun.set()
-        while True:
+        for _ in range(600):
             request.wfile.write(PICTURE)
             time.sleep(0.01)
 
