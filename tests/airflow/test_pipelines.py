@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dag_runs import API_KEY
 from local_airflow import LocalAirflow, base_environment, prepare_home
 
 from airflow_provider_flora.emulator import Emulator
@@ -314,9 +315,15 @@ class Ran:
 
 
 @pytest.fixture(scope="module")
+def quick_emulator() -> Iterator[Emulator]:
+    """One whose runs end before anybody looks: here one run waits for the other."""
+    with Emulator(run_seconds=0.05, cost_lag=0, api_key=API_KEY) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
 def ran_on_2_11(
-    _emulator: Emulator,
-    environment: Mapping[str, str],
+    quick_emulator: Emulator,
     aws_connection: Mapping[str, Any],
     new_storage: Callable[[str], Storage],
     tmp_path_factory: pytest.TempPathFactory,
@@ -324,18 +331,19 @@ def ran_on_2_11(
     """Every pipeline with every storage, in one process, and the scheduler until the manifests were consumed."""
     if not PYTHON_2_11.exists():
         pytest.skip(f"there is no {PYTHON_2_11.relative_to(REPOSITORY)}; `make test` makes it")
-    _emulator.reset()
-    order_failure(_emulator)
+    order_failure(quick_emulator)
     ran = Ran()
     asked = []
     for kind in ("local", "s3"):
         for dag_id in ("flora_pipeline_refresh", "flora_pipeline_storyboard"):
-            storage = ran.storages[dag_id, kind] = with_products(new_storage(kind), _emulator)
+            storage = ran.storages[dag_id, kind] = with_products(new_storage(kind), quick_emulator)
             asked.append([dag_id, {"storage": storage.uri, **({} if "refresh" in dag_id else {"scenes": 2})}])
     home = tmp_path_factory.mktemp("airflow-2")
     env = {
         **base_environment(home, EXAMPLES),
-        **environment,
+        "AIRFLOW_CONN_FLORA_DEFAULT": json.dumps(
+            {"conn_type": "flora", "host": quick_emulator.base_url, "password": API_KEY}
+        ),
         "AIRFLOW_CONN_STORE": json.dumps(aws_connection),
     }
     prepare_home(home, PYTHON_2_11, env, DATABASES)
@@ -351,9 +359,8 @@ def ran_on_2_11(
     )
     ran.output = done.stdout
     assert done.returncode == 0, done.stdout
-    ran.ledger = _emulator.ledger()
+    ran.ledger = quick_emulator.ledger()
     schedule(home, env, ran)
-    _emulator.clear_faults()
     read_runs(home, ran)
     return ran
 
