@@ -16,6 +16,7 @@ from airflow_provider_flora.api.errors import FloraError
 from airflow_provider_flora.api.inputs import Inputs, run_inputs, types_are_known
 from airflow_provider_flora.api.models import Asset, Run, Technique, Workspace
 from airflow_provider_flora.api.protocol import Pages, Request, Response, SmallFile
+from airflow_provider_flora.api.session import BareSession
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,20 +26,6 @@ if TYPE_CHECKING:
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
 _CHUNK_BYTES = 64 * 1024
-
-
-class _KeyAuth(requests.auth.AuthBase):
-    """Leaves the request as it is. Without an auth of its own, requests takes one from a .netrc file."""
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        return request
-
-
-class _Session(requests.Session):
-    """Knows of no redirects. Even when told not to follow one, requests reads its whole body and its target."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """Return that there is none."""
 
 
 class FloraClient:
@@ -56,11 +43,7 @@ class FloraClient:
         self.settings = settings
         self.clock_skew: float | None = None
         """Seconds by which Flora's clock was ahead of this machine's at the last answer; ``None`` before it."""
-        self._session = _Session()
-        self._session.auth = _KeyAuth()
-        # A proxy of the environment must not come between a key and a loopback address.
-        self._session.trust_env = not settings.on_loopback
-        self._proxies = _proxies(settings)
+        self._session = BareSession()
 
     def __enter__(self) -> Self:
         return self
@@ -248,17 +231,12 @@ class FloraClient:
     def ask(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
         """Send a request once and read its answer: for whoever has retry rules of its own."""
         try:
-            with self._session.request(
+            with self._session.send_bare(
                 request.method,
                 request.url(self.settings),
-                data=request.content(),
+                self.settings,
                 headers=request.headers(self.settings),
-                timeout=self.settings.timeout,
-                # With each request, not with the session: there the environment's would go before them.
-                proxies=self._proxies,
-                verify=self.settings.verify,
-                allow_redirects=False,
-                stream=True,
+                data=request.content(),
             ) as answer:
                 headers = {name.lower(): value for name, value in answer.headers.items()}
                 response = Response(answer.status_code, headers, self._body(answer))
@@ -280,11 +258,3 @@ class FloraClient:
             if not body.is_usable_when_cut:
                 raise
         return body.content()
-
-
-def _proxies(settings: ClientSettings) -> dict[str, str]:
-    """Return the proxy for Flora by scheme; where it is empty, the environment's is not used either."""
-    if settings.on_loopback or not settings.proxies:
-        return {}
-    scheme = settings.origin[0]
-    return {scheme: settings.proxies.get(scheme, ""), "all": ""}

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
 import urllib3
@@ -20,6 +20,7 @@ import urllib3
 from airflow_provider_flora import __version__
 from airflow_provider_flora.api import protocol
 from airflow_provider_flora.api.errors import FloraAPIError, FloraError, Remedy
+from airflow_provider_flora.api.session import BareSession
 from airflow_provider_flora.api.settings import is_loopback, origin_of
 
 if TYPE_CHECKING:
@@ -102,13 +103,6 @@ class Answer:
             raise FloraDownloadError(f"{self._host} sent an empty file", transient=True)
 
 
-class _Session(requests.Session):
-    """Knows of no redirects: even when told not to follow one, requests reads its whole body and its target."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """Return that there is none."""
-
-
 class MediaClient:
     """Asks for media as the connection's settings say: its time-out, proxies and certificates, and not its key."""
 
@@ -122,8 +116,7 @@ class MediaClient:
         :raises FloraDownloadError: there is no such file, or none that may be asked for.
         """
         with ExitStack() as stack:
-            session = stack.enter_context(_Session())
-            session.auth = _no_auth
+            session = stack.enter_context(BareSession())
             for _ in range(MAX_REDIRECTS + 1):
                 self._check(url)
                 response = stack.enter_context(self._ask(session, url))
@@ -144,23 +137,14 @@ class MediaClient:
         if scheme == "http" and not (is_loopback(host) or self._settings.on_own_origin(url)):
             raise FloraDownloadError(f"it is to come from {host} by plain http, where anybody could change it")
 
-    def _ask(self, session: requests.Session, url: str) -> requests.Response:
-        local = is_loopback(urlsplit(url).hostname or "")
-        session.trust_env = not local
+    def _ask(self, session: BareSession, url: str) -> requests.Response:
+        headers = {
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"airflow-provider-flora/{__version__}",
+        }
         try:
-            return session.get(
-                url,
-                headers={
-                    "Accept": "*/*",
-                    "Accept-Encoding": "identity",
-                    "User-Agent": f"airflow-provider-flora/{__version__}",
-                },
-                timeout=self._settings.timeout,
-                proxies={} if local else self._settings.proxies,
-                verify=self._settings.verify,
-                allow_redirects=False,
-                stream=True,
-            )
+            return session.send_bare("GET", url, self._settings, headers=headers)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise FloraDownloadError(
                 f"no answer from {_host(url)}: {type(error).__name__}: {error}", transient=True
@@ -219,8 +203,3 @@ def _too_large(host: str) -> FloraDownloadError:
 def _host(url: str) -> str:
     origin = origin_of(url)
     return origin[1] if origin else "nowhere"
-
-
-def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Leave the request as it is: without an auth of its own, requests takes one from a .netrc file."""
-    return request

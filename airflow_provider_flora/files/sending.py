@@ -18,6 +18,7 @@ import urllib3
 
 from airflow_provider_flora.api.assets import Form
 from airflow_provider_flora.api.errors import FloraAnswerError, FloraUploadError, Remedy
+from airflow_provider_flora.api.session import BareSession
 from airflow_provider_flora.api.settings import is_loopback, origin_of
 
 if TYPE_CHECKING:
@@ -47,13 +48,6 @@ class _Body:
         yield self._tail
 
 
-class _NoAuth(requests.auth.AuthBase):
-    """Leaves the request as it is. Without an auth of its own, requests takes one from a .netrc file."""
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        return request
-
-
 def send(reservation: Asset, file: SourceFile, name: str, content_type: str, settings: ClientSettings) -> None:
     """Send a file to the place that was reserved for it, once.
 
@@ -63,23 +57,13 @@ def send(reservation: Asset, file: SourceFile, name: str, content_type: str, set
     method, url, headers, body = _request(reservation, file, name, content_type)
     host = _checked_host(url, settings)
     try:
-        with requests.Session() as session:
-            session.auth = _NoAuth()
-            session.trust_env = not is_loopback(host)
-            with session.request(
-                method,
-                url,
-                data=body,
-                headers=headers,
-                timeout=settings.timeout,
-                proxies=_proxies(url, host, settings),
-                verify=settings.verify,
-                allow_redirects=False,
-                stream=True,
-            ) as answer:
-                if 200 <= answer.status_code < 300:
-                    return
-                words = answer.raw.read(_SHOWN_BYTES, decode_content=True)
+        with (
+            BareSession() as session,
+            session.send_bare(method, url, settings, headers=headers, data=body) as answer,
+        ):
+            if 200 <= answer.status_code < 300:
+                return
+            words = answer.raw.read(_SHOWN_BYTES, decode_content=True)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         # Not from it: its text shows the address, which is as good as a password.
         raise FloraUploadError(
@@ -112,13 +96,6 @@ def _checked_host(url: str, settings: ClientSettings) -> str:
             transient=False,
         )
     return origin[1]
-
-
-def _proxies(url: str, host: str, settings: ClientSettings) -> dict[str, str]:
-    if is_loopback(host) or not settings.proxies:
-        return {}
-    scheme = urlsplit(url).scheme
-    return {scheme: settings.proxies.get(scheme, ""), "all": ""}
 
 
 def _refused(status: int, words: bytes, file: SourceFile, host: str) -> FloraUploadError:

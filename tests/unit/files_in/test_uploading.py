@@ -36,6 +36,7 @@ from airflow_provider_flora.api.errors import (
     FloraFileError,
     FloraUploadError,
 )
+from airflow_provider_flora.api.session import proxies_for
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.files import sending, uploading
@@ -473,8 +474,8 @@ def _reserve(patch: pytest.MonkeyPatch, **changed: Any) -> None:
 def test_the_proxies_of_the_connection_hold_for_the_upload_host_too() -> None:
     settings = ClientSettings("sk_test_a", proxies={"https": "http://proxy.example:3128"})
     proxies = {"https": "http://proxy.example:3128", "all": ""}
-    assert sending._proxies("https://storage.example/a", "storage.example", settings) == proxies
-    assert sending._proxies("http://127.0.0.1/a", "127.0.0.1", settings) == {}
+    assert proxies_for("https://storage.example/a", settings) == proxies
+    assert proxies_for("http://127.0.0.1/a", settings) == {}
 
 
 def test_what_is_too_large_for_the_upload_host_is_not_sent_again(flora: Emulator, large: Path) -> None:
