@@ -33,6 +33,7 @@ from airflow_provider_flora.files.naming import (
     tells_outputs_apart,
     type_of,
 )
+from airflow_provider_flora.runs.task_state import keep
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -93,9 +94,7 @@ class FilesRecord:
             return
         self._files[output] = {**asdict(file), "version": version}
         try:
-            from airflow.sdk.execution_time.context import NEVER_EXPIRE
-
-            self._store.set(self._KEY, {"of": self._of, "files": self._files}, retention=NEVER_EXPIRE)
+            keep(self._store, self._KEY, {"of": self._of, "files": self._files})
         except Exception as error:
             self._log.warning("Could not note that %s is there: %s", file.uri, error)
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_flora.runs.task_state import keep
+
 if TYPE_CHECKING:
     from airflow_provider_flora.runs.starting import Log
 
@@ -45,10 +47,8 @@ class AssetMemory:
             del self._entries[oldest]
         if self._store is None:
             return
-        from airflow.sdk.execution_time.context import NEVER_EXPIRE
-
         try:
-            self._store.set(self._KEY, self._entries, retention=NEVER_EXPIRE)
+            keep(self._store, self._KEY, self._entries)
         except Exception as error:
             self._log.warning("Could not note that %s was uploaded as %s: %s", file, asset_id, error)
 

@@ -60,6 +60,7 @@ from airflow_provider_flora.api.errors import (
     remedy_for_run,
 )
 from airflow_provider_flora.api.protocol import NOT_FOUND_GRACE, new_idempotency_key
+from airflow_provider_flora.runs.task_state import keep
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
@@ -173,10 +174,8 @@ class TaskStateMemory:
 
     def save(self, record: Record) -> None:
         """Keep a record for as long as the task instance can be cleared: it costs a row of 200 bytes."""
-        from airflow.sdk.execution_time.context import NEVER_EXPIRE
-
         plain = {**asdict(record), "sent": [list(window) for window in record.sent]}
-        self._store.set(self._KEY, plain, retention=NEVER_EXPIRE)
+        keep(self._store, self._KEY, plain)
 
     def new_record(self, digest: str, max_tries: int, window: Window, previous: Record | None) -> Record:
         """Make an intent under a key of its own."""
