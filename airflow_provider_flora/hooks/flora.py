@@ -74,7 +74,19 @@ class FloraHook(BaseHook):
     def _client(self) -> FloraClient:
         from airflow_provider_flora.api.client import FloraClient
 
-        return FloraClient(settings_of(self._existing(self.get_connection), self.flora_conn_id))
+        return FloraClient(self.settings)
+
+    @cached_property
+    def settings(self) -> ClientSettings:
+        """What the connection says, read once for as long as the hook lives.
+
+        :raises FloraSettingsError: there is no such connection, or it cannot be used.
+        """
+        try:
+            connection = self.get_connection(self.flora_conn_id)
+        except AirflowNotFoundException as error:
+            raise _missing(self.flora_conn_id) from error
+        return settings_of(connection, self.flora_conn_id)
 
     @asynccontextmanager
     async def async_client(self) -> AsyncIterator[AsyncFloraClient]:
@@ -96,12 +108,6 @@ class FloraHook(BaseHook):
         except AirflowNotFoundException as error:
             raise _missing(self.flora_conn_id) from error
         return settings_of(connection, self.flora_conn_id)
-
-    def _existing(self, get: Callable[[str], Connection]) -> Connection:
-        try:
-            return get(self.flora_conn_id)
-        except AirflowNotFoundException as error:
-            raise _missing(self.flora_conn_id) from error
 
     def test_connection(self) -> tuple[bool, str]:
         """Tell which workspace the key opens, or what is wrong."""

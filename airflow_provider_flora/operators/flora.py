@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
 
 from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY, FloraTechniqueLink, technique_url
-from airflow_provider_flora.runs.deadline import NO_TRIGGERER_GRACE, Deadline, number
+from airflow_provider_flora.runs.deadline import NO_TRIGGERER_GRACE, Deadline
+from airflow_provider_flora.runs.parameters import given, number, one_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from airflow_provider_flora.files.inputs import InputFiles
     from airflow_provider_flora.hooks.flora import FloraHook
     from airflow_provider_flora.runs.starting import Order
-
-NOT_GIVEN: tuple[object, ...] = (None, "", "None")
-"""What an optional parameter is when its template finds nothing."""
 
 
 class FloraRunTechniqueOperator(BaseOperator):
@@ -109,8 +107,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _one_of("returns", returns, ("run", "outputs"))
-        _one_of("on_unknown_start", on_unknown_start, ("stop", "restart"))
+        one_of("returns", returns, ("run", "outputs"))
+        one_of("on_unknown_start", on_unknown_start, ("stop", "restart"))
         if returns == "outputs" and not wait_for_completion:
             raise ValueError("returns='outputs' needs wait_for_completion=True: a run that goes on has no outputs")
         if download_to is not None and not wait_for_completion:
@@ -136,7 +134,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         """Check, start once, wait, hand over."""
         from airflow_provider_flora.runs.outcome import airflow_errors
 
-        with airflow_errors(), self._hook().get_conn() as client:
+        hook = self._hook()
+        with airflow_errors(), hook.get_conn() as client:
             deadline = Deadline(number("timeout", self.timeout), self.execution_timeout)
             number("poll_interval", self.poll_interval)  # told now: once the run has started, it has cost money
             self._downloads()
@@ -145,9 +144,9 @@ class FloraRunTechniqueOperator(BaseOperator):
             if self.do_xcom_push:
                 context["ti"].xcom_push(key="run_id", value=run.run_id)
             if run.settled or not self.wait_for_completion:
-                return self._hand_over(run, context)
+                return self._hand_over(run, context, hook)
             if not self.deferrable:
-                return self._hand_over(self._wait(client, run, deadline), context)
+                return self._hand_over(self._wait(client, run, deadline), context, hook)
         return self._defer(run, deadline)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
@@ -155,7 +154,7 @@ class FloraRunTechniqueOperator(BaseOperator):
         from airflow_provider_flora.runs.outcome import airflow_errors, run_of_event
 
         with airflow_errors():
-            return self._hand_over(run_of_event(event), context)
+            return self._hand_over(run_of_event(event), context, self._hook())
 
     def on_kill(self) -> None:
         """Say what goes on: Flora cannot cancel a run."""
@@ -171,16 +170,15 @@ class FloraRunTechniqueOperator(BaseOperator):
             technique_id=self.technique_id,
             given=files.digested(),
             order=lambda: self._order(client, context, files),
-            callback_url=None if self.callback_url in NOT_GIVEN else self.callback_url,
+            callback_url=given(self.callback_url),
             memory=memory_of(context),
             max_tries=context["ti"].max_tries,
             on_unknown_start=self.on_unknown_start,
             siblings=lambda: _runs_of_siblings(context),
             log=self.log,
         )
-        if self.adopt_run_id is None or self.adopt_run_id in NOT_GIVEN:
-            return starter.start()
-        return starter.adopt(self.adopt_run_id)
+        adopt_run_id = given(self.adopt_run_id)
+        return starter.start() if adopt_run_id is None else starter.adopt(adopt_run_id)
 
     def _input_files(self, client: FloraClient, context: Context) -> InputFiles:
         from airflow_provider_flora.files.inputs import InputFiles
@@ -216,10 +214,11 @@ class FloraRunTechniqueOperator(BaseOperator):
     def _check_price(self, technique: Technique) -> None:
         from airflow_provider_flora.api.errors import FloraPriceError
 
-        if self.max_run_cost is None or self.max_run_cost in NOT_GIVEN:
+        max_run_cost = given(self.max_run_cost)
+        if max_run_cost is None:
             self.log.info("A run of %s costs %s USD", technique.name, technique.run_cost)
             return
-        limit = number("max_run_cost", self.max_run_cost, at_least=0.0)
+        limit = number("max_run_cost", max_run_cost, at_least=0.0)
         if technique.run_cost is None or technique.run_cost > limit:
             raise FloraPriceError(self.technique_id, technique.run_cost, limit)
 
@@ -253,35 +252,31 @@ class FloraRunTechniqueOperator(BaseOperator):
             timeout=timedelta(seconds=deadline.seconds_left()) + NO_TRIGGERER_GRACE,
         )
 
-    def _hand_over(self, run: Run, context: Context) -> Any:
+    def _hand_over(self, run: Run, context: Context, hook: FloraHook) -> Any:
         from airflow_provider_flora.runs.outcome import hand_over
         from airflow_provider_flora.runs.starting import mark_delivered, memory_of
 
         downloads = self._downloads() if self.wait_for_completion else None
         download = None
         if downloads is not None:
-            settings = self._hook().get_conn().settings
-            download = partial(downloads.fetch, run, self.technique_id, settings, context.get("task_state_store"))
+            store = context.get("task_state_store")
+            download = partial(downloads.fetch, run, self.technique_id, hook.settings, store)
         value = hand_over(run, self.technique_id, context, self.returns, download)
         mark_delivered(memory_of(context), self.log)
         return value
 
     def _downloads(self) -> Downloads | None:
-        if self.download_to is None or self.download_to in NOT_GIVEN:
+        download_to = given(self.download_to)
+        if download_to is None:
             return None
         from airflow_provider_flora.files.downloading import Downloads
 
-        return Downloads(self.download_to, self.file_name, self.log)
+        return Downloads(download_to, self.file_name, self.log)
 
     def _hook(self) -> FloraHook:
         from airflow_provider_flora.hooks.flora import FloraHook
 
         return FloraHook(self.flora_conn_id)
-
-
-def _one_of(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} takes {' or '.join(map(repr, choices))}, not {value!r}")
 
 
 def _runs_of_siblings(context: Context) -> set[str]:

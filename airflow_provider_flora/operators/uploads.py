@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_flora.runs.parameters import NOT_GIVEN, given
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
-
-NOT_GIVEN: tuple[object, ...] = (None, "", "None")
-"""What an optional parameter is when its template finds nothing."""
 
 
 class FloraUploadAssetOperator(BaseOperator):
@@ -90,23 +89,19 @@ class FloraUploadAssetOperator(BaseOperator):
             if not isinstance(file, str) or file in NOT_GIVEN:
                 raise FloraParameterError(f"file takes a path, a storage's URI or an https:// URL, not {file!r}.")
             place = Place(
-                workspace_of(client, _given(self.workspace_id)),
-                _given(self.file_name),
-                _given(self.content_type),
-                _given(self.folder),
-                _given(self.project_id),
+                workspace_of(client, given(self.workspace_id)),
+                given(self.file_name),
+                given(self.content_type),
+                given(self.folder),
+                given(self.project_id),
             )
             memory = AssetMemory(context.get("task_state_store"), self.log)
             uploader = Uploader(client, memory, self.log, seed=seed_of(context))
             # What is behind a URL may have changed when a user clears the task: then Flora fetches it anew.
             cleared = str(context["ti"].max_tries)
-            asset, sha256 = uploader.make(file, place, _given(self.conn_id), since=cleared)
+            asset, sha256 = uploader.make(file, place, given(self.conn_id), since=cleared)
         value = value_of(asset, sha256)
         if self.do_xcom_push:
             for key in ("url", "asset_id"):
                 context["ti"].xcom_push(key=key, value=value[key])
         return value
-
-
-def _given(value: str | None) -> str | None:
-    return None if value in NOT_GIVEN else value

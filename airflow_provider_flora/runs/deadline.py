@@ -26,19 +26,3 @@ class Deadline:
     def seconds_left(self) -> float:
         """Return the seconds until then, at least 0."""
         return max(0.0, self._end - time.time())
-
-
-def number(name: str, value: float | str, *, at_least: float = 1e-3) -> float:
-    """Return a number that a template may have rendered as text.
-
-    :raises FloraParameterError: naming the parameter and its value.
-    """
-    from airflow_provider_flora.api.errors import FloraParameterError  # pydantic is not needed before a task runs
-
-    try:
-        result = float(value)
-    except (TypeError, ValueError):
-        result = float("nan")
-    if not result >= at_least:
-        raise FloraParameterError(f"{name} takes a number of at least {at_least:g}, not {value!r}.")
-    return result

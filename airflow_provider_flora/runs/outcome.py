@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_flora.api.models import Run
 
-RETURNS = ("run", "outputs")
 XCOM_KEYS = ("outputs", "output_urls", "output_texts", "charged_cost")
 """Parts of the value that are XComs of their own, so that ``op.output["output_urls"]`` is an argument for another
 task; ``files`` is one where outputs were downloaded. ``run_id`` is one too, pushed as soon as the run exists: no

@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_flora.runs.deadline import NO_TRIGGERER_GRACE, Deadline
+from airflow_provider_flora.runs.parameters import one_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -60,8 +61,7 @@ class FloraTechniqueRunSensor(BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
-        if returns not in ("run", "outputs"):
-            raise ValueError(f"returns takes 'run' or 'outputs', not {returns!r}")
+        one_of("returns", returns, ("run", "outputs"))
         self.technique_id = technique_id
         self.run_id = run_id
         self.flora_conn_id = flora_conn_id
