@@ -8,8 +8,9 @@ taken all the same. A run that the history does not show is looked for once more
 then singly; so is a finished one that the history shows without its details.
 
 All requests go through one session and one gate: at most :data:`CONCURRENCY` at once and :data:`BASE_SPACING`
-apart. A 429 or a row of failures pauses the whole watcher, with jitter, and a 429 widens the spacing until nothing
-is refused; no wait ends for it before its own deadline, which a timer of its own keeps.
+apart; only the pages of a walk, asked for one after the other, are spaced by Flora's own time to answer. A 429 or a
+row of failures pauses the whole watcher, with jitter, and a 429 widens the spacing, of pages too, until nothing is
+refused; no wait ends for it before its own deadline, which a timer of its own keeps.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ CONCURRENCY = 4
 BASE_SPACING = 0.04
 SPACING_AFTER_PAUSE = 0.1
 MAX_SPACING = 5.0
-"""Seconds between the beginnings of two requests: at least, for a second after a pause, and at most."""
+"""Seconds between the beginnings of two requests: at least; after a failure, until a second is well; at most."""
 HISTORY_LAG = 2.0
 """Seconds after which a run that the history did not show is looked for again."""
 HIDDEN_AFTER = 2
@@ -92,7 +93,7 @@ async def watch(
     :raises FloraRunTimeoutError: the run did not finish in time.
     :raises FloraError: waiting further cannot help.
     """
-    wait = Wait(technique_id, run_id, poll_interval, timeout)
+    wait = Wait(technique_id, run_id, poll_interval, timeout, on_change)
     loop = asyncio.get_running_loop()
     watchers = _watchers.setdefault(loop, {})
     watcher = watchers.get(name)
@@ -101,63 +102,61 @@ async def watch(
     watcher.add(wait)
     deadline = loop.call_later(timeout, watcher.expire, wait)
     try:
-        while not wait.finished:
-            await wait.news.wait()
-            for run in wait.take_changes():
-                on_change(run)
+        outcome = await wait.outcome
     finally:
         deadline.cancel()
         watcher.remove(wait)
         if watcher.ended and watchers.get(name) is watcher:
             del watchers[name]
-    if wait.error is not None:
-        raise wait.error.with_traceback(None)  # one error may end many waits
-    return wait.pace.run
+    if isinstance(outcome, Exception):
+        raise outcome.with_traceback(None)  # one error may end many waits
+    return outcome
 
 
-class Wait:
+class Wait(RunWait):
     """One registered wait: what is known of its run, and when it is due for the next look."""
 
-    __slots__ = ("_changes", "due", "error", "failures", "finished", "missed", "news", "pace")
+    __slots__ = ("due", "failures", "missed", "outcome")
 
-    def __init__(self, technique_id: str, run_id: str, poll_interval: float, timeout: float) -> None:
-        self.pace = RunWait(
+    def __init__(
+        self,
+        technique_id: str,
+        run_id: str,
+        poll_interval: float,
+        timeout: float,
+        on_change: Callable[[Run], None],
+    ) -> None:
+        context = contextvars.copy_context()
+        super().__init__(
             technique_id,
             run_id,
             poll_interval=poll_interval,
             timeout=timeout,
             clock=time.monotonic,
-            on_change=self._changed,
+            # The watcher tells of a change itself, in the context of who waits, whose log it belongs in: to wake
+            # every waiting task for it cost a third of all CPU.
+            on_change=lambda run: context.run(on_change, run),
             jitter=0.0,
         )
         self.due = 0.0
         self.failures = 0  # looks in a row that brought nothing
         self.missed = 0  # walks in a row that did not show the run
-        self.finished = False
-        self.error: FloraError | None = None
-        self.news = asyncio.Event()
-        self._changes: list[Run] = []
+        self.outcome: asyncio.Future[Run | Exception] = asyncio.get_running_loop().create_future()
 
-    def _changed(self, run: Run) -> None:
-        self._changes.append(run)
-        self.news.set()
+    @property
+    def over(self) -> bool:
+        """Whether there is an outcome, or nobody waits for it any more."""
+        return self.outcome.done()
 
-    def take_changes(self) -> list[Run]:
-        """Return what is worth telling since the last call."""
-        self.news.clear()
-        changes, self._changes = self._changes, []
-        return changes
-
-    def end(self, error: FloraError | None = None) -> None:
-        """Wake whoever waits, to take the run as last seen, or the error."""
-        self.error = error
-        self.finished = True
-        self.news.set()
+    def end(self, error: Exception | None = None) -> None:
+        """Hand the finished run to whoever waits, or the error."""
+        if not self.over:
+            self.outcome.set_result(error or self.run)
 
     @property
     def created_at(self) -> float | None:
         """Flora's time of the run, once it has been seen."""
-        return None if self.pace.seen is None else self.pace.seen.created_at
+        return None if self.seen is None else self.seen.created_at
 
 
 class _HopelessError(Exception):
@@ -184,6 +183,7 @@ class Watcher:
         self._next_start = 0.0
         self._failures = 0  # in a row
         self._paused_until = -math.inf
+        self._careful_until = -math.inf
         self._page_size = PAGE_SIZE
         self._depths: dict[str, float] = {}  # pages that the last walk took, by technique
         self._failed_walks: defaultdict[str, int] = defaultdict(int)
@@ -195,32 +195,32 @@ class Watcher:
 
     def add(self, wait: Wait) -> None:
         """Look after a wait from the next tick of its interval on."""
-        self._waits.setdefault(wait.pace.run_id, []).append(wait)
-        wait.due = self._next_tick(wait.pace.poll_interval)
+        self._waits.setdefault(wait.run_id, []).append(wait)
+        wait.due = self._next_tick(wait.poll_interval)
         if wait.due < self._sleeps_until:
             self._wake.set()
 
     def expire(self, wait: Wait) -> None:
         """End a wait whose time is over."""
-        if not wait.finished:
-            self._end(wait, wait.pace.timeout_error())
+        if not wait.over:
+            self._end(wait, wait.timeout_error())
 
     def remove(self, wait: Wait) -> None:
         """Forget a wait; with the last one the watcher ends, and its session with it."""
-        wait.finished = True
+        wait.outcome.cancel()
         self._drop(wait)
         if not self._waits and not self.ended:
             self.ended = True
             self._task.cancel()
 
     def _drop(self, wait: Wait) -> None:
-        waits = self._waits.get(wait.pace.run_id, [])
+        waits = self._waits.get(wait.run_id, [])
         if wait in waits:
             waits.remove(wait)
         if not waits:
-            self._waits.pop(wait.pace.run_id, None)
+            self._waits.pop(wait.run_id, None)
 
-    def _end(self, wait: Wait, error: FloraError | None = None) -> None:
+    def _end(self, wait: Wait, error: Exception | None = None) -> None:
         self._drop(wait)
         wait.end(error)
 
@@ -275,7 +275,7 @@ class Watcher:
         groups: defaultdict[str, list[Wait]] = defaultdict(list)
         for wait in self._all():
             if wait.due <= now:
-                groups[wait.pace.technique_id].append(wait)
+                groups[wait.technique_id].append(wait)
         singly: list[Wait] = []
         for technique_id, group in groups.items():
             shown = [wait for wait in group if wait.missed < HIDDEN_AFTER and wait.due <= now]
@@ -290,12 +290,12 @@ class Watcher:
 
     def _note(self, wait: Wait, outcome: Run | FloraError) -> None:
         """Tell a wait what a look brought, and when the next is due."""
-        if wait.finished:
+        if wait.over:
             return
         wait.failures = wait.failures + 1 if isinstance(outcome, FloraError) else 0
         try:
-            pause = wait.pace.after(outcome)
-        except FloraError as error:
+            pause = wait.after(outcome)
+        except Exception as error:  # whatever it is, it ends this wait and no other
             self._end(wait, error)
             return
         if pause is None:
@@ -303,7 +303,7 @@ class Watcher:
         elif isinstance(outcome, FloraError):
             wait.due = time.monotonic() + pause
         elif outcome.completed and len(self._waits) > FEW_WAITS:
-            wait.due = self._next_tick(min(wait.pace.poll_interval, COST_GRACE))
+            wait.due = self._next_tick(min(wait.poll_interval, COST_GRACE))
         else:
             wait.due = self._next_tick(pause)
 
@@ -311,7 +311,7 @@ class Watcher:
 
     async def _look_singly(self, waits: Sequence[Wait]) -> None:
         # Runs that could be read before come first. Two waits of one run share a look.
-        looks = [*{wait.pace.run_id: wait for wait in sorted(waits, key=attrgetter("failures", "due"))}.values()]
+        looks = [*{wait.run_id: wait for wait in sorted(waits, key=attrgetter("failures", "due"))}.values()]
         if self._failures:
             del looks[1:]  # one request feels the way; then all is planned anew
         todo = iter(looks)
@@ -319,22 +319,20 @@ class Watcher:
 
     async def _look_at_each(self, waits: Iterator[Wait]) -> None:
         for wait in waits:
-            if wait.finished:
+            if wait.over:
                 continue
             if wait.missed >= HIDDEN_AFTER:
                 wait.missed += 1
                 if wait.missed > HIDDEN_AFTER + HIDDEN_FOR:
                     wait.missed = HIDDEN_AFTER - 1
             try:
-                run = await self._ask(
-                    protocol.get_technique_run(wait.pace.technique_id, wait.pace.run_id), protocol.read_run
-                )
+                run = await self._ask(protocol.get_technique_run(wait.technique_id, wait.run_id), protocol.read_run)
             except FloraError as error:
                 self._note(wait, error)
                 if self._failures >= FAILURES_TO_PAUSE:
                     return
             else:
-                for one in tuple(self._waits.get(wait.pace.run_id, ())):
+                for one in tuple(self._waits.get(wait.run_id, ())):
                     self._note(one, run)
 
     # --- walks through the history ------------------------------------------------------------------------
@@ -366,7 +364,7 @@ class Watcher:
         for wait in missing:
             wait.missed += 1
             if wait.missed == 1:
-                wait.due = time.monotonic() + min(HISTORY_LAG, wait.pace.poll_interval)
+                wait.due = time.monotonic() + min(HISTORY_LAG, wait.poll_interval)
 
     async def _read_history(self, technique_id: str, missing: set[Wait]) -> None:
         """Read a technique's history, newest first, and strike off what it shows of the missing."""
@@ -394,7 +392,7 @@ class Watcher:
 
     def _note_listed(self, wait: Wait, run: Run) -> None:
         wait.missed = 0
-        if _lacks_details(run) if run.finished else wait.pace.finished:
+        if _lacks_details(run) if run.finished else wait.finished:
             wait.due = min(wait.due, time.monotonic())
         else:
             self._note(wait, run)
@@ -413,12 +411,12 @@ class Watcher:
         assert pages.request is not None  # noqa: S101
         for attempt in range(1, PAGE_TRIES):
             try:
-                return await self._ask(pages.request, read)
+                return await self._ask(pages.request, read, spaced=False)
             except FloraError as error:
                 if not error.transient:
                     raise
             await asyncio.sleep(protocol.backoff(protocol.FIRST_BACKOFF, attempt))
-        return await self._ask(pages.request, read)
+        return await self._ask(pages.request, read, spaced=False)
 
     async def _history_id(self, technique_id: str) -> str:
         """Return the id by which the history filters; a slug is looked up once."""
@@ -437,15 +435,16 @@ class Watcher:
 
     # --- the gate -----------------------------------------------------------------------------------------
 
-    async def _ask(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
+    async def _ask(self, request: Request, read: Callable[[Response], AnswerT], *, spaced: bool = True) -> AnswerT:
         """Send one request through the gate; again after a 429 or a rejected key, which are not its own matter.
 
+        :param spaced: whether the next request keeps its distance even if nothing has been refused of late.
         :raises FloraError: this request failed.
         :raises _HopelessError: all would.
         """
         while True:
             async with self._gate:
-                await self._take_turn()
+                await self._take_turn(spaced)
                 client = self._live_client()
                 try:
                     answer = await client.ask(request, read)
@@ -458,16 +457,20 @@ class Watcher:
                     if status == HTTPStatus.TOO_MANY_REQUESTS:
                         continue
                     raise
-                self._failures = 0
+                if self._failures:
+                    self._failures = 0
+                    self._careful_until = time.monotonic() + 1.0
                 self._spacing = max(BASE_SPACING, self._spacing * 0.998)
                 return answer
 
-    async def _take_turn(self) -> None:
+    async def _take_turn(self, spaced: bool) -> None:
         while True:
             now = time.monotonic()
             start = max(now, self._next_start, self._paused_until)
-            recovering = start < self._paused_until + 1.0
-            self._next_start = start + (max(self._spacing, SPACING_AFTER_PAUSE) if recovering else self._spacing)
+            spacing = self._spacing if spaced or self._spacing > BASE_SPACING else 0.0
+            if self._failures or start < self._careful_until:
+                spacing = max(spacing, SPACING_AFTER_PAUSE)
+            self._next_start = start + spacing
             if start > now:
                 await asyncio.sleep(start - now)
             if self._paused_until <= start:

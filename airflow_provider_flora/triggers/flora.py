@@ -79,6 +79,11 @@ class FloraTechniqueRunTrigger(BaseTrigger):
         from airflow_provider_flora.hooks.flora import FloraHook
         from airflow_provider_flora.runs.watching import watch
 
+        info = self.log.info  # asked for once: Airflow 3 makes a logger anew each time
+
+        def tell(run: Run) -> None:
+            info("%s is %s, %g %%", run.run_id, run.status, run.progress)
+
         left = self.deadline - time.time()
         return await watch(
             self.flora_conn_id,
@@ -87,8 +92,5 @@ class FloraTechniqueRunTrigger(BaseTrigger):
             self.run_id,
             poll_interval=self.poll_interval,
             timeout=left if left > 0 else self.poll_interval + _LAST_LOOK,
-            on_change=self._tell,
+            on_change=tell,
         )
-
-    def _tell(self, run: Run) -> None:
-        self.log.info("%s is %s, %g %%", run.run_id, run.status, run.progress)

@@ -52,6 +52,14 @@ async def test_many_runs_cost_one_request_a_hundred(flora: Flora, count: int) ->
         assert asked[LOOKS] <= 2 * cycles
 
 
+async def test_the_pages_of_a_walk_wait_only_for_each_other(flora: Flora, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "BASE_SPACING", 3600.0)
+    async with Waits(flora) as waits:
+        waits.add(flora.running(300), interval=INTERVAL)
+        await waits.all_seen(300)
+    assert flora.requests_since()[LISTS] >= 3
+
+
 async def test_all_waits_share_one_connection_when_pages_do(flora: Flora) -> None:
     flora.mark()
     async with Waits(flora) as waits:
@@ -181,12 +189,12 @@ async def test_a_history_that_lags_a_little_is_given_a_moment(monkeypatch: pytes
 
 
 async def test_a_lagging_history_does_not_make_a_finished_run_run_again(flora: Flora) -> None:
-    wait = watching.Wait(STILL, "run_1", 0.2, 10.0)
+    wait = watching.Wait(STILL, "run_1", 0.2, 10.0, lambda run: None)
     watcher = watching.Watcher(flora.read_settings)
     watcher.add(wait)
-    wait.pace.after(Run(run_id="run_1", status="completed"))
+    wait.after(Run(run_id="run_1", status="completed"))
     watcher._note_listed(wait, Run(run_id="run_1", status="running"))
-    assert wait.pace.run.completed
+    assert wait.run.completed
     assert wait.due <= time.monotonic()
     watcher.remove(wait)
 

@@ -101,8 +101,8 @@ async def test_the_end_of_an_outage_brings_no_stampede(
         flora.clear_faults()
         flora.mark()
         await until(lambda: flora.responses_since()["200"] >= 1)
-        await asyncio.sleep(1.0)
-        assert flora.requests_since().total() <= 20
+        await asyncio.sleep(0.6)  # of the first second: a slow machine must not count the next one too
+        assert flora.requests_since().total() <= 12
 
 
 @pytest.mark.parametrize(
