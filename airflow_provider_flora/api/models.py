@@ -155,7 +155,7 @@ class Run(_Wire):
     @property
     def finished(self) -> bool:
         """Whether the run has ended, well or badly."""
-        return self.completed or self.failed
+        return self.status in ("completed", "failed")
 
     @property
     def settled(self) -> bool:

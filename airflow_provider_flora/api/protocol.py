@@ -586,6 +586,22 @@ class RunWait:
     :param jitter: by how much of itself ``poll_interval`` varies, so that waits do not fall into step.
     """
 
+    __slots__ = (
+        "_began",
+        "_clock",
+        "_completed_at",
+        "_errors",
+        "_jitter",
+        "_on_change",
+        "_timeout",
+        "_told",
+        "finished",
+        "poll_interval",
+        "run_id",
+        "seen",
+        "technique_id",
+    )
+
     def __init__(
         self,
         technique_id: str,
@@ -630,21 +646,23 @@ class RunWait:
 
     def _after_run(self, run: Run) -> float | None:
         self._errors = 0
-        if self.finished is not None and not run.finished:
+        if run.finished:
+            self.finished = run
+        elif self.finished is not None:
             run = self.finished  # an answer that is behind: what has ended does not go on
         # Not the run itself: thousands of waits may last for hours.
         self.seen = Seen(run.status, run.progress, run.created_at)
-        self.finished = run if run.finished else None
         self._tell(run, self.seen)
+        if self.finished is None:
+            jitter = random.uniform(-self._jitter, self._jitter) if self._jitter else 0.0
+            return self._until_next(self.poll_interval * (1 + jitter))
         if run.settled:
             return None
-        if run.completed:
-            now = self._clock()
-            self._completed_at = now if self._completed_at is None else self._completed_at
-            if now - self._completed_at >= COST_GRACE:
-                return None
-            return min(1.0, self.poll_interval)
-        return self._until_next(self.poll_interval * random.uniform(1 - self._jitter, 1 + self._jitter))
+        now = self._clock()
+        self._completed_at = now if self._completed_at is None else self._completed_at
+        if now - self._completed_at >= COST_GRACE:
+            return None
+        return min(1.0, self.poll_interval)
 
     def _after_error(self, error: FloraError) -> float | None:
         self._errors += 1

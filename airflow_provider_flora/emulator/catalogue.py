@@ -221,6 +221,14 @@ TECHNIQUES: tuple[Technique, ...] = (
         (_text("taglines", "Taglines"),),
     ),
     Technique(
+        "ten-takes",
+        "Ten Takes",
+        "Ten takes of one scene",
+        1.1,
+        (_text("script", "Script"),),
+        tuple(_video(f"take_{take}", f"Take {take}", specified_aspect_ratio="16:9") for take in range(1, 11)),
+    ),
+    Technique(
         "voice-over",
         "Voice Over",
         "Reads your script aloud",

@@ -140,6 +140,6 @@ def test_the_emulators_whole_catalogue_and_history_come_through_small_pages(
     seeded = emulator.seed_runs(7)
     client = make_client(emulator.base_url)
 
-    assert len({technique.technique_id for technique in client.list_techniques(page_size=5)}) == 18
+    assert len({technique.technique_id for technique in client.list_techniques(page_size=5)}) == 19
     assert [run.run_id for run in client.list_technique_runs(page_size=3)] == seeded[::-1]
     assert emulator.ledger()["connections"] == 1
