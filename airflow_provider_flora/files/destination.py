@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -55,17 +56,29 @@ class Destination:
 
     :param folder: path or URI, ``s3://conn_id@bucket/prefix/`` with its connection in it, or an
         ``ObjectStoragePath``.
-    :raises FloraParameterError: nothing can be stored there as things are.
+    :raises FloraParameterError: it is no folder that could be written to.
     """
 
-    def __init__(self, folder: str | ObjectStoragePath) -> None:
+    def __init__(self, folder: str | PurePath | ObjectStoragePath) -> None:
+        if isinstance(folder, PurePath) and not isinstance(folder, ObjectStoragePath):
+            folder = str(folder)
+        if not isinstance(folder, (str, ObjectStoragePath)):
+            raise FloraParameterError(
+                f"Files are put into a folder, given by its path or URI, not into {folder!r}."
+            )
+        if ".." in str(folder).split("/"):
+            # What a template puts in must not lead out of the folder that stands before it.
+            raise FloraParameterError(f"{str(folder)!r} holds '..', the folder above: name the folder itself.")
         try:
             path = ObjectStoragePath(folder) if isinstance(folder, str) else folder
             self._fs: AbstractFileSystem = path.fs
             protocol = path.protocol or "file"
             inside = str(path.path)
         except (ValueError, ImportError, TypeError) as error:
-            raise FloraParameterError(f"Files cannot be put into {str(folder)!r}: {error}") from error
+            raise FloraParameterError(
+                f"Files cannot be put into {str(folder)!r}: {error}. Is Airflow's provider for this "
+                "storage installed?"
+            ) from error
         self._is_local = protocol in ("file", "local")
         self._completes_at_once = protocol in _COMPLETED_AT_ONCE
         if self._is_local and not str(folder).startswith(("/", "file:///", "local:///")):
@@ -102,6 +115,22 @@ class Destination:
                 sha256.update(chunk)
                 md5.update(chunk)
         return sha256.hexdigest(), md5.hexdigest()
+
+    def check(self) -> None:
+        """Begin a file and drop it: what a storage refuses, it tells here, before anything has been paid for.
+
+        :raises FloraStorageError: nothing can be written there.
+        """
+        try:
+            with self.writing(f"flora-{secrets.token_hex(4)}") as sink:
+                sink.write(b"-")
+                sink.close()
+        except FloraStorageError as error:
+            why = error.__cause__
+            raise FloraStorageError(
+                f"Nothing can be written into {self} ({type(why).__name__}: {why}), so nothing was started or "
+                "charged. Is the folder or bucket there, and may the worker write to it?"
+            ) from why
 
     @contextmanager
     def writing(self, name: str) -> Iterator[_Sink]:
@@ -156,10 +185,16 @@ class _Sink:
         with self._destination._errors(self._name):
             self._target.file.write(chunk)
 
+    def close(self) -> None:
+        """Send what was written; the file is still not there."""
+        with self._destination._errors(self._name):
+            self._target.file.close()
+
     def finish(self) -> None:
         """Let the file appear under its name, in one step."""
+        self.close()
         with self._destination._errors(self._name):
-            self._target.finish()
+            self._target.appear()
 
 
 class _Object:
@@ -169,8 +204,7 @@ class _Object:
         self.file = fs.open(path, "wb", block_size=PART_BYTES, autocommit=False)
         self._done = False
 
-    def finish(self) -> None:
-        self.file.close()  # the last part is sent; the object is still not there
+    def appear(self) -> None:
         self.file.commit()
         self._done = True
 
@@ -193,8 +227,7 @@ class _Renamed:
         self._is_local = is_local
         self._done = False
 
-    def finish(self) -> None:
-        self.file.close()
+    def appear(self) -> None:
         if self._is_local:
             os.replace(self._hidden, self._path)  # noqa: PTH105
         else:

@@ -18,11 +18,11 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_flora.api import protocol
 from airflow_provider_flora.api.errors import FloraError, FloraParameterError
+from airflow_provider_flora.files.checksum import Sha256
 from airflow_provider_flora.files.destination import Destination, FloraStorageError
 from airflow_provider_flora.files.fetching import Answer, FloraDownloadError, MediaClient
 from airflow_provider_flora.files.naming import (
@@ -33,11 +33,10 @@ from airflow_provider_flora.files.naming import (
     tells_outputs_apart,
     type_of,
 )
+from airflow_provider_flora.runs.parameters import given
 from airflow_provider_flora.runs.task_state import keep
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from airflow_provider_flora.api.models import Run, RunOutput
     from airflow_provider_flora.api.settings import ClientSettings
     from airflow_provider_flora.runs.starting import Log
@@ -119,16 +118,24 @@ class Downloads:
     """Puts the outputs of a run into a folder.
 
     :param folder: where to; see :class:`~airflow_provider_flora.files.destination.Destination`.
-    :param file_name: a format; see :mod:`~airflow_provider_flora.files.naming`.
+    :param file_name: a format; see :mod:`~airflow_provider_flora.files.naming`. Default where a template finds
+        nothing: ``DEFAULT_FILE_NAME``.
     :raises FloraParameterError: one of the two cannot be used. Made before a run is started, it costs nothing.
     """
 
-    def __init__(self, folder: Any, file_name: str, log: Log) -> None:
-        check_file_name(file_name)
-        self._template = file_name
+    def __init__(self, folder: Any, file_name: str | None, log: Log) -> None:
+        self._template = given(file_name) or DEFAULT_FILE_NAME
+        check_file_name(self._template)
         self._destination = Destination(folder)
         self._log = log
         self._stop = threading.Event()
+
+    def check_folder(self) -> None:
+        """Try whether the folder can be written to.
+
+        :raises FloraStorageError: it cannot.
+        """
+        self._destination.check()
 
     def fetch(
         self, run: Run, technique_id: str, settings: ClientSettings, store: Any = None
@@ -308,7 +315,7 @@ class _OneOutput:
 
     def _write(self, name: str, answer: Answer, ends: float) -> tuple[int, str]:
         progress = _Progress(self._destination.uri(name), answer.length, self._log)
-        with self._destination.writing(name) as sink, _Sha256() as sha256:
+        with self._destination.writing(name) as sink, Sha256() as sha256:
             for chunk in answer.chunks(ends):
                 if self._stop.is_set():
                     raise _Stopped
@@ -340,37 +347,6 @@ class _OneOutput:
         else:
             text += " The run is not lost: a retry takes it up, at no cost, and fetches what is not there yet."
         return FloraDownloadError(text, gone=error.gone)
-
-
-class _Sha256:
-    """A checksum that is computed in a thread of its own: it takes as long as the download, and not after it."""
-
-    def __init__(self) -> None:
-        self._sum = hashlib.sha256()
-        self._chunks: Queue[bytes] = Queue(maxsize=4)
-        self._thread = threading.Thread(target=self._work, name="flora-sha256", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def add(self, chunk: bytes) -> None:
-        """Take a piece; an empty one ends it."""
-        self._chunks.put(chunk)
-
-    def end(self) -> str:
-        """Return the checksum in hex."""
-        if self._thread.is_alive():
-            self._chunks.put(b"")
-            self._thread.join()
-        return self._sum.hexdigest()
-
-    def _work(self) -> None:
-        while chunk := self._chunks.get():
-            self._sum.update(chunk)
 
 
 class _Progress:

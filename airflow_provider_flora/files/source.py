@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +22,12 @@ from airflow_provider_flora.api.assets import (
     picture_size,
 )
 from airflow_provider_flora.api.errors import FloraError, FloraFileError
+from airflow_provider_flora.files.checksum import Sha256
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-PIECE_BYTES = 256 * 1024
+PIECE_BYTES = 1024 * 1024
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -68,19 +68,20 @@ class SourceFile:
 
         :raises FloraFileError: it cannot be read, or is not as long as it was, or not what it was.
         """
-        size, seen, digest = self.size, 0, hashlib.sha256()
-        with self._reading(), self._opened() as file:
+        size, seen = self.size, 0
+        with self._reading(), self._opened() as file, Sha256() as digest:
             while piece := file.read(PIECE_BYTES):
                 if seen < LOOKED_AT:
                     self._start = self._start[:seen] + piece[: LOOKED_AT - seen]
                 seen += len(piece)
                 if seen > size:
                     break
-                digest.update(piece)
+                digest.add(piece)
                 yield piece
-        if seen != size or self.sha256 not in (None, digest.hexdigest()):
+            sha256 = digest.end()
+        if seen != size or self.sha256 not in (None, sha256):
             raise FloraFileError(f"{self.given!r} changed while it was read.", retryable=True)
-        self.sha256 = digest.hexdigest()
+        self.sha256 = sha256
 
     def content(self) -> bytes:
         """Return all of a small file."""
@@ -111,8 +112,8 @@ class SourceFile:
         pixels = self._picture_size() if found.startswith("image/") else None
         if pixels and pixels[0] * pixels[1] > PIXEL_LIMIT:
             raise FloraFileError(
-                f"{self.given!r} is an image of {pixels[0]} x {pixels[1]} = {pixels[0] * pixels[1] / 1e6:.0f} "
-                f"megapixels. Flora takes up to {PIXEL_LIMIT // 1_000_000}: make it smaller."
+                f"{self.given!r} is an image of {pixels[0]} x {pixels[1]} = {pixels[0] * pixels[1]:,} pixels. "
+                f"Flora takes up to {PIXEL_LIMIT // 1_000_000} megapixels: make it smaller."
             )
         return found
 
@@ -132,6 +133,12 @@ class SourceFile:
         storage = {} if self._conn_id is None else {"conn_id": self._conn_id}
         return ObjectStoragePath(self.given, **storage)
 
+    def _looked_for(self) -> str:
+        if _URI.match(self.given) and not self.given.startswith("file:"):
+            return " in that storage: see that bucket, key and connection are right"
+        begins = "" if self.given.startswith(("/", "file:///")) else f" (from the folder {Path.cwd()})"
+        return f"{begins} on the worker: give its whole path, or put it into a storage that workers reach"
+
     def _opened(self) -> BinaryIO:
         return cast(BinaryIO, self._path.open("rb"))
 
@@ -143,7 +150,7 @@ class SourceFile:
         except (FloraError, GeneratorExit):
             raise
         except FileNotFoundError as error:
-            raise FloraFileError(f"There is no file {self.given!r}.") from error
+            raise FloraFileError(f"There is no file {self.given!r}{self._looked_for()}.") from error
         except IsADirectoryError as error:
             raise FloraFileError(f"{self.given!r} is a folder, not a file.") from error
         except (ValueError, ImportError) as error:

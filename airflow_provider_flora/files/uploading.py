@@ -45,6 +45,7 @@ from airflow_provider_flora.api.errors import (
     FloraFileError,
     FloraParameterError,
     FloraUploadError,
+    Remedy,
     remedy_for_run,
 )
 from airflow_provider_flora.api.inputs import names_a_file
@@ -69,13 +70,22 @@ _USED_KEY = ("idempotency_duplicate", "idempotency_conflict")
 
 @dataclass(frozen=True)
 class Place:
-    """Where at Flora an asset goes, and under which name."""
+    """Where at Flora an asset goes, and under which name.
+
+    :raises FloraParameterError: an id is none. Flora's answer to such a project is an opaque 500.
+    """
 
     workspace_id: str
     file_name: str | None = None
     content_type: str | None = None
     folder: str | None = None
     project_id: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, prefix in (("workspace_id", "ws_"), ("project_id", "prj_")):  # (SDK)
+            value = getattr(self, name)
+            if value is not None and not value.startswith(prefix):
+                raise FloraParameterError(f"{name} takes an id that begins with {prefix}, not {value!r}.")
 
 
 class Uploader:
@@ -152,7 +162,7 @@ class Uploader:
         earlier = self._known(self._memory.find(identity))
         if earlier is not None and not earlier.failed:
             return earlier if earlier.ready else self._ready(earlier.asset_id)
-        asset = self._create(url, place, self._key(identity))
+        asset = self._create(url, url, place, self._key(identity))
         self._memory.keep(identity, asset.asset_id, url, None)
         return self._ready(asset.asset_id)
 
@@ -166,7 +176,7 @@ class Uploader:
     def _direct(self, upload: _Upload, content: bytes) -> Asset:
         place = upload.place
         file = SmallFile(str(place.file_name), str(place.content_type), content)
-        asset = self._create(file, place, self._key(upload.identity()))
+        asset = self._create(upload.file.given, file, place, self._key(upload.identity()))
         self._keep(upload, asset)
         try:
             return self._ready(asset.asset_id)
@@ -178,7 +188,7 @@ class Uploader:
     def _reserved(self, upload: _Upload) -> Asset:
         # Of a file that has not been read yet nothing is known that would tell another content apart.
         key = self._key(upload.identity()) if upload.file.sha256 else None
-        reservation = self._create(SIGNED_UPLOAD, upload.place, key)
+        reservation = self._create(upload.file.given, SIGNED_UPLOAD, upload.place, key)
         if reservation.replayed:  # an earlier try's, which may have come further than its reservation
             return self._take_up(reservation.asset_id, upload) or self._signed(upload, None)
         return self._signed(upload, reservation)
@@ -191,7 +201,7 @@ class Uploader:
         place, settings = upload.place, self._client.settings
         resends, renewals = settings.max_retries, RENEWALS
         while True:
-            reservation = reservation or self._create(SIGNED_UPLOAD, place, None)
+            reservation = reservation or self._create(upload.file.given, SIGNED_UPLOAD, place, None)
             try:
                 send(reservation, upload.file, str(place.file_name), str(place.content_type), settings)
                 self._keep(upload, reservation)
@@ -232,8 +242,11 @@ class Uploader:
 
     # --- the steps ------------------------------------------------------------------------------------------
 
-    def _create(self, source: str | SmallFile, place: Place, key: str | None) -> Asset:
-        """Make an asset. Under a key that was used before Flora does not say for what: then under a new one."""
+    def _create(self, given: str, source: str | SmallFile, place: Place, key: str | None) -> Asset:
+        """Make an asset. Under a key that was used before Flora does not say for what: then under a new one.
+
+        :param given: the file as the user named it.
+        """
         details = {
             "file_name": place.file_name,
             "content_type": place.content_type,
@@ -243,6 +256,10 @@ class Uploader:
         try:
             return self._client.create_asset(place.workspace_id, source, **details, idempotency_key=key)
         except FloraAPIError as error:
+            if error.status == 400:  # it tells the field, not the file
+                raise FloraUploadError(
+                    f"Flora makes no asset of {given!r}: {error}", remedy=Remedy.CHANGE_INPUT
+                ) from error
             if error.code not in _USED_KEY and error.status != 409:
                 raise
         return self._client.create_asset(place.workspace_id, source, **details)

@@ -55,13 +55,21 @@ class FloraDownloadOutputsOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask for the run, download its outputs, hand over."""
+        from airflow_provider_flora.api.errors import FloraAPIError, FloraParameterError
         from airflow_provider_flora.files.downloading import Downloads
         from airflow_provider_flora.hooks.flora import FloraHook
         from airflow_provider_flora.runs.outcome import airflow_errors, hand_over
 
         with airflow_errors(), FloraHook(self.flora_conn_id).get_conn() as client:
             downloads = Downloads(self.download_to, self.file_name, self.log)
-            run = client.get_technique_run(self.technique_id, self.run_id)
+            try:
+                run = client.get_technique_run(self.technique_id, self.run_id)
+            except FloraAPIError as error:
+                if error.status != 404:
+                    raise
+                raise FloraParameterError(
+                    f"Technique {self.technique_id!r} has no run {self.run_id!r} to download from: {error}"
+                ) from error
             if not run.completed:
                 raise AirflowFailException(self._not_completed(run))
             store = context.get("task_state_store")

@@ -208,8 +208,13 @@ class FloraRunTechniqueOperator(BaseOperator):
         return Order(
             technique.technique_id,
             lambda: files.uploaded(inputs, technique),
-            lambda: self._check_price(technique),
+            lambda: self._check_before_spending(technique),
         )
+
+    def _check_before_spending(self, technique: Technique) -> None:
+        self._check_price(technique)
+        if downloads := self._downloads():
+            downloads.check_folder()
 
     def _check_price(self, technique: Technique) -> None:
         from airflow_provider_flora.api.errors import FloraPriceError

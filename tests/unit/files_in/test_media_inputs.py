@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, ObjectStoragePath
 from fake_task import HAS_STATE_STORE
-from uploads import DEATHS, NEEDS_A_STORE, Connect, Crash, count, fetched, held_by, picture, run_with
+from uploads import DEATHS, NEEDS_A_STORE, Connect, Crash, count, fetched, held_by, picture, run_with, upload_of
 
 from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.errors import FloraFileError, FloraRunFailedError, FloraUploadError
@@ -110,6 +110,12 @@ def test_a_mistake_in_a_file_is_told_with_every_other(flora: Emulator, tmp_path:
         assert "'photo' takes the https:// URL of an image, or a file of one: " in str(caught.value)
         assert any(word in str(caught.value) for word in words.split("|"))
     assert (count(flora, "createAsset"), flora.ledger()["started_runs"]) == (0, 0)
+
+
+def test_the_url_of_an_upload_is_an_input(flora: Emulator, small: Path) -> None:
+    url = upload_of(small).run()["url"]
+    assert run_with(url).run()["status"] == "completed"
+    assert count(flora, "createAsset") == 1
 
 
 def test_a_web_url_is_not_taken_for_a_file(flora: Emulator) -> None:

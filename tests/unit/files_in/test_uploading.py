@@ -111,8 +111,14 @@ def test_an_asset_is_kept_as_the_user_says(flora: Emulator, tmp_path: Path) -> N
     path = tmp_path / "0007.dat"
     path.write_bytes(picture())
     value = upload_of(
-        path, file_name='naïve "cup"\r\n.png', content_type="IMAGE/PNG; charset=x", folder="a/b"
+        path,
+        file_name='naïve "cup"\r\n.png',
+        content_type="IMAGE/PNG; charset=x",
+        folder="a/b",
+        project_id="prj_emulator",
     ).run()
+    [asset] = flora.ledger()["assets"]
+    assert (asset["folder"], asset["project_id"]) == ("a/b", "prj_emulator")
     assert value["name"] in ('naïve "cup"\r\n.png', "naïve %22cup%22%0D%0A.png")
     assert value["content_type"] == "image/png"
 
@@ -148,6 +154,19 @@ def test_a_file_may_be_in_any_storage(flora: Emulator, memory: str, large: Path)
     assert fetched(value["url"]) == large.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("uri", "conn_id"), [("s3://store@files/{}", None), ("s3://files/{}", "store")], ids=["in the URI", "given"]
+)
+@pytest.mark.parametrize("key", ["in/poster.png", "größe 1/50% #1?.png"])
+def test_a_file_may_be_an_object_of_any_name(
+    flora: Emulator, s3: Any, large: Path, uri: str, conn_id: str | None, key: str
+) -> None:
+    s3.put_object(Bucket="files", Key=key, Body=large.read_bytes())
+    value = upload_of(uri.format(key), conn_id=conn_id).run()
+    assert (value["name"], value["size_bytes"]) == (key.rpartition("/")[2], LARGE)
+    assert fetched(value["url"]) == large.read_bytes()
+
+
 def test_a_file_may_be_a_file_uri_or_a_path_of_airflows(flora: Emulator, small: Path) -> None:
     assert upload_of(f"file://{small}").run()["name"] == "cup.png"
     assert upload_of(ObjectStoragePath(f"file://{small}")).run()["name"] == "cup.png"
@@ -171,8 +190,9 @@ def test_a_storage_has_the_connection_of_its_uri_or_of_the_parameter(
 def test_what_cannot_be_read_is_told_before_flora_hears_of_it(flora: Emulator, memory: str, tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     for file, words in {
-        str(tmp_path / "none.png"): "There is no file",
-        f"{memory}/none.png": "There is no file",
+        str(tmp_path / "none.png"): r"There is no file '.*none\.png' on the worker: give its whole path",
+        "photos/none.png": rf"'photos/none\.png' \(from the folder {Path.cwd()}\) on the worker",
+        f"{memory}/none.png": r"There is no file '.*none\.png' in that storage: see that bucket",
         str(tmp_path / "folder.png"): "is a folder",
         "nosuch://bucket/a.png": "provider for this storage",
         "": "file takes a path",
@@ -236,7 +256,9 @@ def test_an_image_of_more_than_150_megapixels_is_refused(flora: Emulator, tmp_pa
     header = bytearray(picture())
     header[16:24] = (15_001).to_bytes(4, "big") + (10_000).to_bytes(4, "big")
     path.write_bytes(header)
-    with pytest.raises(AirflowFailException, match=r"15001 x 10000 = 150 megapixels\. Flora takes up to 150"):
+    with pytest.raises(
+        AirflowFailException, match=r"15001 x 10000 = 150,010,000 pixels\. Flora takes up to 150 mega"
+    ):
         upload_of(path).run()
     assert count(flora, "createAsset") == 0
 
@@ -255,8 +277,18 @@ def test_flora_is_not_asked_to_fetch_what_is_not_https(flora: Emulator) -> None:
 
 
 def test_a_url_that_flora_cannot_fetch_is_told_in_its_words(flora: Emulator) -> None:
-    with pytest.raises(AirflowFailException, match="source: Could not be fetched"):
-        upload_of(f"{flora.origin}/media/none.png").run()
+    url = f"{flora.origin}/media/none.png"
+    with pytest.raises(AirflowFailException, match=rf"no asset of '{url}'.*source: Could not be fetched"):
+        upload_of(url).run()
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("workspace_id", "ws_"), ("project_id", "prj_")])
+def test_what_is_no_id_is_told_before_flora_hears_of_it(
+    flora: Emulator, small: Path, name: str, prefix: str
+) -> None:
+    with pytest.raises(AirflowFailException, match=rf"{name} takes an id that begins with {prefix}, not 'mine'"):
+        upload_of(small, **{name: "mine"}).run()
+    assert count(flora, "createAsset") == 0
 
 
 # --- the workspace ----------------------------------------------------------------------------------------

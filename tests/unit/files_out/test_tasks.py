@@ -18,7 +18,8 @@ import requests
 from airflow.providers.common.compat.sdk import AirflowFailException, Asset, AssetAlias
 from fake_task import HAS_STATE_STORE, FakeStore, TaskLife
 
-from airflow_provider_flora.emulator import Emulator, api, catalogue
+from airflow_provider_flora.emulator import Emulator
+from airflow_provider_flora.files.destination import FloraStorageError
 from airflow_provider_flora.files.fetching import FloraDownloadError
 from airflow_provider_flora.operators.files import FloraDownloadOutputsOperator
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
@@ -92,13 +93,45 @@ def test_without_a_folder_nothing_is_put_down(flora: Emulator, folder: str | Non
     assert "files" not in life.ti.xcoms
 
 
-@pytest.mark.parametrize("wrong", [{"download_to": "nowhere://x"}, {"file_name": "../{run_id}.{ext}"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"download_to": "nowhere://x"},
+        {"download_to": 5},
+        {"download_to": "/srv/{{ 'x' }}/../../etc"},
+        {"file_name": "../{run_id}.{ext}"},
+    ],
+)
 def test_what_cannot_work_is_told_before_a_run_is_paid(
     flora: Emulator, tmp_path: Path, wrong: dict[str, Any]
 ) -> None:
     with pytest.raises(AirflowFailException):
         life_of(critique(flora, **{"folder": tmp_path, **wrong})).run()
     assert starts(flora) == 0
+
+
+@pytest.mark.parametrize("folder", ["under a file", "s3://store@nobodys/a"])
+def test_a_folder_that_cannot_be_written_is_told_before_a_run_is_paid(
+    flora: Emulator, s3: Any, tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "under a file").touch()
+    with pytest.raises(FloraStorageError, match=rf"into .*{folder}/ \(.*nothing was started or charged"):
+        life_of(critique(flora, folder if ":" in folder else tmp_path / folder)).run()
+    assert starts(flora) == 0
+    life = life_of(critique(flora, "s3://store@files/a"))
+    assert len(life.run()["files"]) == len(s3.list_objects_v2(Bucket="files")["Contents"]) == 2
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket="files")
+
+
+def test_a_path_is_a_folder_too(flora: Emulator, tmp_path: Path) -> None:
+    assert (
+        len(life_of(critique(flora, "", download_to=tmp_path)).run()["files"]) == len(list(tmp_path.iterdir())) == 2
+    )
+
+
+def test_a_name_whose_template_finds_nothing_is_the_default(flora: Emulator, tmp_path: Path) -> None:
+    value = life_of(critique(flora, tmp_path, file_name="{{ none }}")).run(render=True)
+    assert value["files"][1]["uri"].endswith(f"/art-directors-critique-{value['run_id']}-redesign.png")
 
 
 def test_files_of_a_run_that_is_not_waited_for_are_refused(flora: Emulator, tmp_path: Path) -> None:
@@ -231,7 +264,7 @@ def test_a_run_that_failed_has_nothing_to_download(flora: Emulator, tmp_path: Pa
 
 
 def test_a_run_that_is_not_there_is_not_found(flora: Emulator, tmp_path: Path) -> None:
-    with pytest.raises(AirflowFailException, match="404"):
+    with pytest.raises(AirflowFailException, match=r"'art-directors-critique' has no run 'run_nobodys'.*404"):
         life_of(downloader("run_nobodys", tmp_path)).run()
 
 
@@ -239,19 +272,8 @@ def test_a_run_that_is_not_there_is_not_found(flora: Emulator, tmp_path: Path) -
 
 
 @pytest.fixture
-def ten_films(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """An emulator with a technique `films` that gives ten of them."""
-    films = catalogue.Technique(
-        "films",
-        "Films",
-        "Ten",
-        0.5,
-        (catalogue.Slot("script", "Script", "text"),),
-        tuple(catalogue.Slot(f"film_{number}", f"Film {number}", "videoUrl") for number in range(10)),
-    )
-    monkeypatch.setattr(api, "TECHNIQUES", (*catalogue.TECHNIQUES, films))
-    for address in (films.slug, films.technique_id):
-        monkeypatch.setitem(catalogue._BY_ADDRESS, address, films)
+def ten_films() -> Iterator[Emulator]:
+    """An emulator of its own; the technique `ten-takes` gives ten films."""
     with Emulator(port=0, run_seconds=0.05, cost_lag=0, api_key="sk_test_ten") as emulator:
         yield emulator
 
@@ -261,7 +283,7 @@ def one_try(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts one try of a task in a process: `one_try(emulator, folder, technique)`."""
 
     def start(
-        emulator: Emulator, folder: str, technique_id: str = "films", try_number: int = 1
+        emulator: Emulator, folder: str, technique_id: str = "ten-takes", try_number: int = 1
     ) -> subprocess.Popen[str]:
         connection = {"conn_type": "flora", "host": emulator.base_url, "password": emulator.api_key}
         script = Path(__file__).parent / "one_task.py"
@@ -285,12 +307,12 @@ def until(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 def true_sums(emulator: Emulator, run_id: str) -> dict[str, str]:
     run = requests.get(
-        f"{emulator.base_url}/techniques/films/runs/{run_id}",
+        f"{emulator.base_url}/techniques/ten-takes/runs/{run_id}",
         headers={"authorization": f"Bearer {emulator.api_key}"},
         timeout=5,
     ).json()
     return {
-        f"films-{run_id}-{output['output_id']}.mp4": hashlib.sha256(
+        f"ten-takes-{run_id}-{output['output_id']}.mp4": hashlib.sha256(
             requests.get(output["url"], timeout=30).content
         ).hexdigest()
         for output in run["outputs"]

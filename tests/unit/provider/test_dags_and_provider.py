@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,13 @@ def dag() -> DAG:
         show.expand(output=first.output)
         FloraTechniqueRunSensor(task_id="wait", technique_id="editorial-still", run_id=first.output["run_id"])
     return dag
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "example_dags").glob("*.py")), ids=lambda path: path.stem)
+def test_each_task_of_an_example_is_retried(path: Path) -> None:
+    found = runpy.run_path(str(path))[path.stem]()  # the DAG has the file's name
+    assert found.dag_id == path.stem
+    assert all(one.retries == 2 for one in found.tasks)
 
 
 def test_operators_chain_map_and_feed_each_other(dag: DAG) -> None:
