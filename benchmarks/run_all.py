@@ -37,6 +37,9 @@ PROGRAMS: dict[str, list[str]] = {
     "outage": ["troubles.py", "outage"],
     "leaks": ["troubles.py", "leaks"],
     "start": ["start.py"],
+    "download": ["files.py", "download"],
+    "upload": ["files.py", "upload"],
+    "discard": ["files.py", "discard"],
 }
 
 

@@ -1,0 +1,154 @@
+"""What a file costs on its way in and out, beside ``curl``: throughput of 1 GB, and the memory it takes.
+
+``python benchmarks/files.py download``, ``... upload`` (to the emulator, which like a storage of today checks and
+keeps what it is sent) or ``... discard`` (an upload to a server that throws it away). Each transfer is a process of
+its own, ``curl`` and this provider in turns, against a server on this machine. The provider's time is that of the
+whole step as a task takes it, checks, checksum and rename included; the start of Python and its imports are not in
+it. curl's is that of sending the form, or of getting the file, alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loopback import API_KEY, HERE, Emulator, Server, report
+
+if TYPE_CHECKING:
+    from airflow_provider_flora.api.client import FloraClient
+
+MEGABYTE = 1_000_000
+LARGE, SMALL = 1000 * MEGABYTE, MEGABYTE
+LARGE_FILE, SMALL_FILE = "large.mp4", "small.mp4"
+ROUNDS = 7
+WORKSPACE = "ws_emulator"
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # no disk is to be measured
+
+
+def server_for(way: str, folder: Path) -> Server:
+    """What gives the file, or takes it."""
+    if way == "upload":
+        return Emulator(1.0, "--asset-seconds", "0")  # what Flora makes of the file takes no time
+    return Server(str(HERE / "bytes_server.py"), str(folder))
+
+
+def by_curl(way: str, server: Server, file: Path, folder: Path) -> float:
+    """Transfer the file with curl; give the seconds that it took."""
+    from airflow_provider_flora.api.protocol import SIGNED_UPLOAD
+
+    if way == "download":
+        command = ["curl", "--output", str(folder / "by_curl.mp4"), f"{server.origin}/media/{file.name}"]
+    else:
+        with flora(server.origin) as client:
+            target = client.create_asset(WORKSPACE, SIGNED_UPLOAD, file_name=file.name).upload
+        assert target is not None
+        command = ["curl", target.url]
+        for name, value in target.form_fields.items():
+            command += ["--form-string", f"{name}={value}"]
+        command += ["--form", f"{target.file_field}=@{file}"]
+    begun = time.perf_counter()
+    subprocess.run([*command, "--silent", "--show-error", "--fail", "--noproxy", "*"], check=True, timeout=120)
+    return time.perf_counter() - begun
+
+
+def flora(origin: str) -> FloraClient:
+    """A client of the server's."""
+    from airflow_provider_flora.api.client import FloraClient
+    from airflow_provider_flora.api.settings import ClientSettings
+
+    return FloraClient(ClientSettings(api_key=API_KEY, base_url=f"{origin}/api/v1", timeout=30.0))
+
+
+def here(way: str, origin: str, file: Path, folder: Path) -> dict[str, Any]:
+    """Transfer the file with this provider, in a process of its own; give seconds and peak memory."""
+    command = [sys.executable, __file__, way, "--one", origin, str(file), str(folder)]
+    ran = subprocess.run(command, check=True, timeout=300, stdout=subprocess.PIPE, text=True)
+    measured: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return measured
+
+
+def transfer(way: str, origin: str, file: Path, folder: Path) -> dict[str, Any]:
+    """Transfer a small file, which loads what there is to load, then this one, in this process."""
+    from airflow_provider_flora.api.models import Run
+    from airflow_provider_flora.files.downloading import DEFAULT_FILE_NAME, Downloads
+    from airflow_provider_flora.files.remembering import AssetMemory
+    from airflow_provider_flora.files.uploading import Place, Uploader
+
+    log = logging.getLogger("bench")
+    with flora(origin) as client:
+        for this in (file.with_name(SMALL_FILE), file):
+            output = {"output_id": this.stem, "type": "videoUrl", "url": f"{origin}/media/{this.name}"}
+            run = Run.model_validate({"run_id": "run_bench", "status": "completed", "outputs": [output]})
+            begun = time.perf_counter()
+            if way == "download":
+                Downloads(str(folder), DEFAULT_FILE_NAME, log).fetch(run, "bench", client.settings)
+            else:
+                Uploader(client, AssetMemory(None, log), log).make(str(this), Place(WORKSPACE))
+            seconds = time.perf_counter() - begun
+    return {"seconds": seconds, "peak_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+
+
+def measure(way: str) -> dict[str, Any]:
+    """Measure one way, in turns with curl."""
+    curls, ours, small_peaks = [], [], []
+    with tempfile.TemporaryDirectory(prefix="flora-bench-", dir=IN_MEMORY) as name:
+        large, small, into = Path(name, LARGE_FILE), Path(name, SMALL_FILE), Path(name, "into")
+        os.environ["TMPDIR"] = str(into)  # where the emulator keeps what it is sent
+        for file, size in ((large, LARGE), (small, SMALL)):
+            with file.open("wb") as sink:
+                for _ in range(size // MEGABYTE):
+                    sink.write(b"\x5a" * MEGABYTE)
+        for file, rounds in ((large, ROUNDS + 1), (small, 3)):
+            for _ in range(rounds):
+                into.mkdir()
+                with server_for(way, Path(name)) as server:
+                    seconds, measured = by_curl(way, server, file, into), here(way, server.origin, file, into)
+                shutil.rmtree(into)
+                if file is large:
+                    curls.append(seconds)
+                    ours.append(measured)
+                else:
+                    small_peaks.append(measured["peak_kb"])
+    # The first pair warmed the machine.
+    pairs = [(curl, our["seconds"]) for curl, our in zip(curls, ours, strict=True)][1:]
+    speeds = [(LARGE / MEGABYTE / curl, LARGE / MEGABYTE / our) for curl, our in pairs]
+    peak = statistics.median(our["peak_kb"] for our in ours)
+    return {
+        "way": way,
+        "curl_mb_per_s": round(statistics.median(curl for curl, _ in speeds)),
+        "mb_per_s": round(statistics.median(our for _, our in speeds)),
+        "of_curl": round(statistics.median(our / curl for curl, our in speeds), 2),
+        "of_curl_least": round(min(our / curl for curl, our in speeds), 2),
+        "rounds": ROUNDS,
+        "more_memory_mb": round((peak - statistics.median(small_peaks)) / 1024, 1),
+    }
+
+
+def main() -> None:
+    """Measure what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("way", choices=["download", "upload", "discard"])
+    parser.add_argument(
+        "--one", nargs=3, metavar=("ORIGIN", "FILE", "FOLDER"), help="one transfer, in this process"
+    )
+    options = parser.parse_args()
+    if options.one:
+        origin, file, folder = options.one
+        report(transfer(options.way, origin, Path(file), Path(folder)))
+    else:
+        report(measure(options.way))
+
+
+if __name__ == "__main__":
+    main()
