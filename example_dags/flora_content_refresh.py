@@ -7,7 +7,7 @@ Unpausing this DAG starts, and pays for, the run of the last day.
 from __future__ import annotations
 
 import os
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Param, dag, task
@@ -23,6 +23,8 @@ MEDIA_BASE = os.environ.get("FLORA_MEDIA_BASE", "https://shop.example.com/photos
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
     tags=["flora", "example"],
+    # A retry takes up the run of the try before it; it pays for a new one only where that one failed.
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params={
         "media_base": Param(MEDIA_BASE, type="string", description="The folder of the photos"),
         "products": Param(["sneaker", "lamp", "mug", "chair"], type="array"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Asset, ObjectStoragePath, dag, get_current_context, task
@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import Asset, ObjectStoragePath, dag, g
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
     tags=["flora", "example"],
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
 )
 def flora_pipeline_on_refresh():
     # [START howto_flora_on_asset]

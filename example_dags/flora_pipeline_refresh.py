@@ -20,8 +20,6 @@ from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 
 # A bucket with its Airflow connection, or a folder: file:///srv/shop
 STORAGE = os.environ.get("FLORA_PIPELINE_STORAGE", "s3://aws_default@shop")
-# A retry takes up the run of the try before it, and the files that are there: it does not pay again.
-AGAIN: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=10)}
 MANIFEST = Asset("flora_pipeline_manifest")
 COLUMNS = ["product", "status", "file", "sha256", "cost", "run_id"]
 
@@ -31,6 +29,9 @@ COLUMNS = ["product", "status", "file", "sha256", "cost", "run_id"]
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
     tags=["flora", "example"],
+    # A retry takes up the run of the try before it, and the files that are there; it pays for a new run only where
+    # that one failed.
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params={"storage": Param(STORAGE, type="string", description="Where products.csv is and the pictures go")},
 )
 def flora_pipeline_refresh():
@@ -55,7 +56,6 @@ def flora_pipeline_refresh():
         max_run_cost=0.50,  # USD a run; a dearer one is not started
         deferrable=True,
         poll_interval=2,
-        **AGAIN,
         max_active_tis_per_dagrun=8,
     ).expand(inputs=as_inputs(products))
     # [END howto_operator_flora_download]

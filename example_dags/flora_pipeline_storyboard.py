@@ -12,14 +12,15 @@ from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 
 # A bucket with its Airflow connection, or a folder: file:///srv/films
 STORAGE = os.environ.get("FLORA_PIPELINE_STORAGE", "s3://aws_default@films")
-# A retry takes up the run of the try before it, and the files that are there: it does not pay again.
-AGAIN: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=10)}
 FILMS = Asset("flora_pipeline_films")
 
 
 @dag(
     schedule=None,
     tags=["flora", "example"],
+    # A retry takes up the run of the try before it, and the files that are there; it pays for a new run only where
+    # that one failed.
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params={
         "brief": Param("A lantern shop that opens at night", type="string"),
         "scenes": Param(3, type="integer", minimum=1, maximum=6, description="At most so many films"),
@@ -34,7 +35,6 @@ def flora_pipeline_storyboard():
         inputs={"brief": "{{ params.brief }}"},
         deferrable=True,
         poll_interval=2,
-        **AGAIN,
     )
     texts: Any = lines.output
 
@@ -46,7 +46,7 @@ def flora_pipeline_storyboard():
         return [{"prompt": line} for line in found[: params["scenes"]]]
 
     still = FloraRunTechniqueOperator.partial(
-        task_id="still", technique_id="editorial-still", deferrable=True, poll_interval=2, **AGAIN
+        task_id="still", technique_id="editorial-still", deferrable=True, poll_interval=2
     ).expand(inputs=scenes(texts["output_texts"]))
 
     def as_inputs(run: dict[str, Any]) -> dict[str, str]:
@@ -60,7 +60,6 @@ def flora_pipeline_storyboard():
         file_name="{{ '%02d' | format(ti.map_index + 1) }}-{run_id}-{output_id}.{ext}",
         deferrable=True,
         poll_interval=2,
-        **AGAIN,
         outlets=[FILMS],  # the event of each film tells its run, its file and its cost
     ).expand(inputs=still.output.map(as_inputs))
     # [END howto_flora_storyboard]

@@ -6,6 +6,7 @@ and its inputs to run that one.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Param, dag, task
@@ -16,6 +17,8 @@ from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 @dag(
     schedule=None,
     tags=["flora", "example"],
+    # A retry takes up the run of the try before it; it pays for a new one only where that one failed.
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     # The inputs are a dict: without this the template below would turn them into its text.
     render_template_as_native_obj=True,
     params={

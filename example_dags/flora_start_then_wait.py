@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Param, dag, task
@@ -15,6 +16,8 @@ TECHNIQUE = "editorial-still"
 @dag(
     schedule=None,
     tags=["flora", "example"],
+    # A retry takes up the run of the try before it; it pays for a new one only where that one failed.
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params={"prompt": Param("A ceramic mug in morning light", type="string")},
 )
 def flora_start_then_wait():

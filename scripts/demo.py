@@ -147,7 +147,8 @@ def ask(technique: Technique) -> None:
     show()
     try:
         answer = input(
-            f"This run will cost {dollars(technique.run_cost)} and cannot be cancelled. Start it? [y/N] "
+            f"This run will cost {dollars(technique.run_cost)} and cannot be cancelled. One that fails, which in "
+            "general is not charged, is replaced by a new one, twice at most. Start it? [y/N] "
         )
     except EOFError:
         raise DemoError("Nobody is there to ask. YES=1 starts a paid run without asking.") from None
@@ -291,7 +292,7 @@ def demonstrate(home: Path) -> None:
         with airflow:
             run_dag(airflow, client, technique, inputs)
     if where.emulated:
-        show("\nNext: `make airflow` opens this DAG and three others in Airflow's own UI.")
+        show("\nNext: `make airflow` opens this DAG and the other examples in Airflow's own UI.")
         show("      FLORA_API_KEY=sk_live_... make demo runs a technique of your workspace.")
     else:
         show("\nNext: copy example_dags/flora_quickstart.py into your DAG folder and make it yours.")

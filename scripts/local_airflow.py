@@ -637,8 +637,13 @@ def _read_last_run(
     return (
         run[1],
         {(task_id, map_index): state for task_id, map_index, state in states},
-        {(task_id, map_index, key): json.loads(value) for task_id, map_index, key, value in xcoms},
+        {(task_id, map_index, key): _read_json(value) for task_id, map_index, key, value in xcoms},
     )
+
+
+def _read_json(value: Any) -> Any:
+    # A JSON number in a column of type JSON comes out of SQLite as a number.
+    return json.loads(value) if isinstance(value, (str, bytes)) else value
 
 
 def _execute_on_server(database_url: str, statement: str) -> None:
