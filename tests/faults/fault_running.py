@@ -7,12 +7,13 @@ not another's candidates. `fault_scenarios.py` says which there are.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +28,8 @@ from airflow_provider_flora.emulator import Emulator
 API_KEY = "sk_test_that_must_not_be_seen_in_any_log"
 TASK = "run_technique"
 FINAL = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
+FILM_BYTES = 24_000_000
+"""More than the buffers of a connection hold: while Flora does not read, a task cannot have sent it to its end."""
 LONGEST = 420.0
 """Seconds after which a scenario is given up."""
 AN_IDEMPOTENCY_KEY = re.compile(rb"airflow-(?:[0-9a-f]{8}-[0-9a-f]{4}-|[0-9a-f]{40})")
@@ -56,6 +59,8 @@ class Scenario:
     :param error: what the error must say; of mapped tasks, of each that failed.
     :param says: what the logs of its tries must say of its runs, in order. Tries that take up the last of them
         again may follow: under load Airflow itself ends a try that resumes before its deferral is accounted for.
+    :param sent: what became of each sending of the scenario's film: the upload host's answer, or ``None`` where it
+        was broken off. Then Flora must have one asset, whole, and the run must be given that one.
     :param celery: run under Celery with two triggerers.
     :param together: scenarios of one such name run at the same time, and nothing else with them: what their script
         does to Airflow is done once, to all of them.
@@ -80,6 +85,7 @@ class Scenario:
     state: str = "success"
     error: str | None = None
     says: str | None = None
+    sent: Sequence[int | None] = ()
     celery: bool = False
     together: str | None = None
     in_part: bool = False
@@ -215,6 +221,10 @@ class Running:
         self.airflow = airflow
         self.flora = flora
         self.run_id = scenario.name
+        self.folder = marks.parent / "files" / scenario.name
+        self.folder.mkdir(parents=True)
+        self.film = self.folder / "film.mp4"
+        self.film_sha256 = ""
         self._board = board
         self._marks = marks
         self._meeting = meeting
@@ -268,13 +278,14 @@ class Running:
         self.mark()
         insist(lambda: self.airflow.clear(self.scenario.dag_id, self.run_id, [TASK]))
 
-    def xcom(self, map_index: int) -> Any:
+    def xcom(self, one: Mapping[str, Any]) -> Any:
         """What a task has handed over."""
-        return self.airflow.xcom(self.scenario.dag_id, self.run_id, TASK, map_index=map_index)
+        return self.airflow.xcom(self.scenario.dag_id, self.run_id, one["task_id"], map_index=one["map_index"])
 
-    def log(self, map_index: int, try_number: int | None = None) -> str:
+    def log(self, one: Mapping[str, Any], try_number: int | None = None) -> str:
         """The log of a task's last try, or of another."""
-        return self.airflow.task_log(self.scenario.dag_id, self.run_id, TASK, try_number, map_index)
+        task_id, map_index = one["task_id"], one["map_index"]
+        return self.airflow.task_log(self.scenario.dag_id, self.run_id, task_id, try_number, map_index)
 
 
 def insist(ask: Callable[[], Any]) -> None:
@@ -339,13 +350,13 @@ class Runner:
         options = {"run_seconds": 6.0, "cost_lag": 0.2, "api_key": API_KEY, **scenario.flora}
         with Emulator(idempotency=scenario.account, **options) as flora:
             running = Running(scenario, self._airflow, board, flora, self._marks, meeting)
-            watcher = _FaultWatch(running)
+            watcher = _Watch(running)
             try:
                 self._start(running)
                 if scenario.script is not None:
                     scenario.script(running)
                 instances = running.wait_states(*FINAL)
-                _judge(verdict, running, instances)
+                _judge(verdict, running, instances, watcher.sizes)
             except Exception as error:
                 verdict.problems.append(f"{type(error).__name__}: {error}")
                 meeting.abort()
@@ -367,7 +378,17 @@ class Runner:
         insist(lambda: self._airflow.api("POST", "/connections", body=connection))
         for order in scenario.orders:
             running.flora.order_fault(**order)
-        conf = {"connection": running.run_id, "origin": running.flora.origin, "hit": scenario.hit, **scenario.conf}
+        if scenario.sent:
+            content = random.Random(scenario.name).randbytes(FILM_BYTES)
+            running.film.write_bytes(content)
+            running.film_sha256 = hashlib.sha256(content).hexdigest()
+        conf = {
+            "connection": running.run_id,
+            "origin": running.flora.origin,
+            "folder": str(running.folder),
+            "hit": scenario.hit,
+            **scenario.conf,
+        }
         insist(lambda: self._airflow.trigger(scenario.dag_id, conf, run_id=running.run_id))
 
     def _look_for_keys(self, verdicts: Sequence[Verdict]) -> None:
@@ -385,27 +406,39 @@ class Runner:
                             verdict.problems.append(f"{name} is in {path.name}")
 
 
-class _FaultWatch:
-    """Notes when the emulator's first fault fires, for scenarios in which nothing else tells."""
+class _Watch:
+    """Notes when the emulator's first fault fires, for scenarios in which nothing else tells, and files' sizes.
+
+    :ivar sizes: those that each file was seen with under its final name; what is unfinished is hidden.
+    """
 
     def __init__(self, running: Running) -> None:
+        self.sizes: dict[str, set[int]] = {}
         self._running = running
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
-        if running.scenario.orders and not running.scenario.hit:
-            self._thread.start()
+        self._thread.start()
 
     def _work(self) -> None:
+        scenario = self._running.scenario
+        waits_for_fault = bool(scenario.orders and not scenario.hit)
         while not self._ends.wait(0.3):
-            if self._running.flora.ledger(with_runs=False)["faults_fired"]:
+            for path in self._running.folder.glob("[!.]*"):
+                self.sizes.setdefault(path.name, set()).add(path.stat().st_size)
+            if waits_for_fault and self._running.flora.ledger(with_runs=False)["faults_fired"]:
                 self._running.mark()
-                return
+                waits_for_fault = False
 
     def end(self) -> None:
         self._ends.set()
 
 
-def _judge(verdict: Verdict, running: Running, instances: Sequence[Mapping[str, Any]]) -> None:
+def _judge(
+    verdict: Verdict,
+    running: Running,
+    instances: Sequence[Mapping[str, Any]],
+    sizes: Mapping[str, set[int]],
+) -> None:
     """Compare what is with what must be."""
     scenario = running.scenario
     _wait_for_ends(running)
@@ -421,30 +454,39 @@ def _judge(verdict: Verdict, running: Running, instances: Sequence[Mapping[str, 
     inputs = {run["run_id"]: run["inputs"][0]["value"] for run in books["runs"]}
     given: list[str] = []
     for one in sorted(instances, key=lambda one: one["map_index"]):
-        log = running.log(one["map_index"])
+        log = running.log(one)
         if one["state"] == "success":
-            value = running.xcom(one["map_index"])
+            value = running.xcom(one)
+            if one["task_id"] != TASK:
+                assets = {asset["asset_id"]: asset["sha256"] for asset in books["assets"]}
+                verdict.right += value["status"] == "ready" and assets[value["asset_id"]] == running.film_sha256
+                continue
             given.append(value["run_id"])
             ready = max(fault_at or 0.0, value["completed_at"] / 1000 - scenario.flora.get("clock_skew", 0.0))
             verdict.late = max(verdict.late or 0.0, _end_of(one) - ready)
             own = inputs.get(value["run_id"], "") == _own_words(scenario, one)
-            if own and _own_words(scenario, one) in value["output_texts"][0]:
+            if own and all(_own_words(scenario, one) in text for text in value["output_texts"]):
                 verdict.right += 1
             else:
                 verdict.problems.append(
                     f"task {one['map_index']} has the result of {inputs.get(value['run_id'])!r}"
                 )
+            if "files" in value:
+                verdict.problems += _wrong_files(running, value, sizes)
         else:
             verdict.errors.append(_error_of(log))
             if scenario.error and not re.search(scenario.error, verdict.errors[-1], re.DOTALL):
                 verdict.problems.append(f"the error is {verdict.errors[-1]!r}; it must say {scenario.error!r}")
         if scenario.says:
-            said = [words for number in range(1, one["try_number"] + 1) for words in _said(running.log(-1, number))]
+            tries = range(1, one["try_number"] + 1)
+            said = [words for number in tries for words in _said(running.log(one, number))]
             more = " ".join(said).removeprefix(scenario.says)
             if not re.fullmatch("( Adopted)*", more):
                 verdict.problems.append(f"its log must say {scenario.says!r}; it says {said}")
     if len(set(given)) != len(given):
         verdict.problems.append("one run was handed to two tasks")
+    if scenario.sent:
+        verdict.problems += _wrong_assets(running, books)
     must = {
         "state": scenario.state,
         "charged": scenario.charged,
@@ -458,12 +500,42 @@ def _judge(verdict: Verdict, running: Running, instances: Sequence[Mapping[str, 
     ]
 
 
+def _wrong_assets(running: Running, books: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with what became of the film: it must be one asset, whole, and the one that the run has."""
+    ready = [asset for asset in books["assets"] if asset["status"] == "ready"]
+    given = [entry["value"] for run in books["runs"] for entry in run["inputs"] if entry["id"] == "clip"]
+    sent = [upload["status"] for upload in books["uploads"]]
+    compared = {
+        "the ready assets": ([asset["sha256"] for asset in ready], [running.film_sha256]),
+        "the run's asset": ([Path(url).stem for url in given], [asset["asset_id"] for asset in ready]),
+        "the sendings": (sent, list(running.scenario.sent)),
+        "the number of assets": (len(books["assets"]), len(running.scenario.sent)),
+    }
+    for what, (found, wanted) in compared.items():
+        if found != wanted:
+            yield f"{what} must be {wanted}, not {found}"
+
+
+def _wrong_files(running: Running, value: Mapping[str, Any], sizes: Mapping[str, set[int]]) -> Iterator[str]:
+    """What is wrong with the files that a task has put down: each must be Flora's, and never seen unfinished."""
+    names = [file["uri"].rpartition("/")[2] for file in value["files"]]
+    if (there := sorted(path.name for path in running.folder.iterdir())) != sorted(names):
+        yield f"the files must be {sorted(names)}, not {there}"
+    for name, file, url in zip(names, value["files"], value["output_urls"], strict=True):
+        content = (running.folder / name).read_bytes()
+        true = requests.get(url, timeout=30).content
+        if content != true or file["sha256"] != hashlib.sha256(true).hexdigest():
+            yield f"{name} is not what Flora has"
+        if not sizes.get(name, set()) <= {len(true)}:
+            yield f"{name} is {len(true)} bytes long and was seen with {sizes[name]}"
+
+
 def _end_of(instance: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(instance["end_date"]).timestamp() if instance["end_date"] else 0.0
 
 
 def _own_words(scenario: Scenario, instance: Mapping[str, Any]) -> str:
-    if scenario.tasks > 1:
+    if instance["map_index"] >= 0:
         return f"{scenario.name} number {instance['map_index']}"
     return scenario.name
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import psutil
 from fault_running import FINAL, Running, Scenario, Script
 
 ALL = os.environ.get("FLORA_FAULTS") == "all"
@@ -21,6 +23,21 @@ MODES = ("deferrable", "synchronous")
 ACCOUNTS = ("docs", "site")
 POST = {"operation": "startTechniqueRun"}
 HOLD_THE_ANSWER = {"kind": "delay", "when": "after", "seconds": 90, **POST}
+UPLOADS: Sequence[tuple[str, str, Mapping[str, Any]]] = (
+    ("upload", "an upload task", {"tasks": 2}),
+    ("input", "the upload of an input", {"says": "Started"}),
+)
+HOLD_ON = {"kind": "delay", "when": "during", "seconds": 150}
+HALFWAY_UP: Mapping[str, Any] = {"orders": [{**HOLD_ON, "operation": "uploadBytes"}], "sent": [None, 204]}
+TEN_FILES: Mapping[str, Any] = {
+    "dag": "download",
+    "orders": [
+        {"kind": "large_output", "bytes": 6_000_000},
+        {**HOLD_ON, "operation": "getMedia", "skip": 5, "times": 4},
+    ],
+    "flora": {"run_seconds": 1.0},
+    "says": "Started Adopted",
+}
 REFUSED_BY_MODERATION = {
     "kind": "fail_run",
     "error_code": "GPU_PROVIDER_ERROR",
@@ -102,15 +119,40 @@ def kill_a_triggerer_for_good(running: Running) -> None:
     running.once_for_all(running.airflow.start_all, is_the_fault=False)
 
 
-def kill_the_worker_before_the_answer(running: Running) -> None:
-    """The whole Celery worker, with the task's process and the one that looks after it."""
+def kill_the_worker(is_time: Callable[[Running], object]) -> Script:
+    """SIGKILL the whole Celery worker, with the tasks' processes and those that look after them, and start it."""
 
-    def work() -> None:
-        running.airflow.kill("celery-worker")
-        running.airflow.start_all()
+    def script(running: Running) -> None:
+        def work() -> None:
+            running.airflow.kill("celery-worker")
+            running.airflow.start_all()
 
-    running.wait_runs(1)
-    running.once_for_all(work)
+        running.airflow.wait_until(lambda: is_time(running), 180, "the worker to be where it is to be killed")
+        running.once_for_all(work)
+
+    return script
+
+
+def a_run_is_made(running: Running) -> object:
+    return running.flora.ledger()["runs"]
+
+
+def an_upload_is_halfway(running: Running) -> bool:
+    if not running.flora.ledger()["faults_fired"]:
+        return False
+    opened = []
+    for process in running.airflow.processes("celery-worker"):
+        with suppress(psutil.NoSuchProcess):
+            opened += [file.path for file in process.open_files()]
+    return str(running.film) in opened
+
+
+def four_files_are_halfway(running: Running) -> object:
+    # Before the fourth has stopped, files are being renamed.
+    return (
+        running.flora.ledger()["faults_fired"].get("delay") == 4
+        and [path.stat().st_size > 0 for path in running.folder.glob(".*")] == [True] * 4
+    )
 
 
 # --- the faults -------------------------------------------------------------------------------------------
@@ -357,6 +399,14 @@ def _many(count: int, fault: str, what: str, mode: str, *, patient: bool = False
     )
 
 
+def _files() -> Iterator[Scenario]:
+    for (dag, whose, words), part in zip(UPLOADS, MODES, strict=True):
+        halfway = {**words, **HALFWAY_UP, "hit": "upload"}
+        yield from _both(part, "16", f"killed in the middle of {whose}", dag=dag, **halfway)
+        yield from _both(part, "16", f"killed at the end of {whose}", dag=dag, hit="completed", sent=[204], **words)
+    yield from _both("deferrable", "17", "killed in the middle of ten files", hit="download", **TEN_FILES)
+
+
 def _celery() -> Iterator[Scenario]:
     held: Mapping[str, Any] = {"celery": True, "orders": [HOLD_THE_ANSWER], "says": "Found"}
     yield from _both("", "15", "Celery: 2, killed before the answer", hit="answer", **held)
@@ -364,11 +414,19 @@ def _celery() -> Iterator[Scenario]:
         "synchronous",
         "15",
         "Celery: 2, the worker killed before the answer",
-        script=kill_the_worker_before_the_answer,
+        script=kill_the_worker(a_run_is_made),
         connection={"timeout": 60},
         together="the worker",
         **held,
     )
+    killed: Mapping[str, Any] = {"connection": {"timeout": 120}, "together": "the worker", "celery": True}
+    for dag, whose, words in UPLOADS:
+        what = f"Celery: 16, the worker killed in the middle of {whose}"
+        halfway = {**words, **HALFWAY_UP, "script": kill_the_worker(an_upload_is_halfway)}
+        yield from _both("synchronous", "15", what, dag=dag, **halfway, **killed)
+    what = "Celery: 17, the worker killed in the middle of ten files"
+    halfway = {**TEN_FILES, "script": kill_the_worker(four_files_are_halfway)}
+    yield from _both("synchronous", "15", what, **halfway, **killed)
     yield from _both(
         "", "15", "Celery: 4, killed after the id is stored", celery=True, hit="after_id", says="Started Adopted"
     )
@@ -393,6 +451,7 @@ SCENARIOS: Sequence[Scenario] = sorted(
         *_mapped(),
         *_stores(),
         *_windows(),
+        *_files(),
         *_celery(),
     ),
     key=lambda scenario: int(scenario.fault),

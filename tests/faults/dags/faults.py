@@ -11,6 +11,9 @@ named in the DAG run's conf it puts the ordered fault in place, at exactly one p
     result              the process, when it has the result in its hands (deferrable: when it resumes with it)
     pushed              the process, when the result is in XCom and not noted as delivered
     delivered           the process, when the result is noted as delivered and Airflow does not know of the success
+    upload              the process, when the upload host has the first bytes of a file and takes no more of them
+    completed           the process, when the upload is completed and Airflow does not know of the asset
+    download            the process, when five files are whole, four are half there and one was not asked for
     store_before        the state store, from the beginning
     store_after         the state store, for whatever names a run
 
@@ -34,6 +37,7 @@ from typing import Any
 from airflow.sdk import DAG
 
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
+from airflow_provider_flora.operators.uploads import FloraUploadAssetOperator
 
 MARKS = "FLORA_FAULTS_MARKS"
 MANY = (4, 6, 20, 50)
@@ -50,7 +54,8 @@ def break_as_ordered(context: Any) -> None:
         from airflow_provider_flora.runs import starting
 
         starting.KEY_KEPT_FOR, starting.KEY_MARGIN = conf["key_kept_for"], 0.0
-    task.on_unknown_start = conf.get("on_unknown_start", task.on_unknown_start)
+    if "on_unknown_start" in conf:
+        task.on_unknown_start = conf["on_unknown_start"]
     if context["ti"].try_number > 1:
         time.sleep(conf.get("seconds_before_retry", 0))
     if context["ti"].try_number in conf.get("on_tries", [1]) and conf.get("hit"):
@@ -118,21 +123,68 @@ def answer(context: Any) -> None:
     conf = context["dag_run"].conf
     start = FloraClient.start_technique_run
 
-    def watch(own: str) -> None:
-        while True:
-            with urllib.request.urlopen(f"{conf['origin']}/_emulator/ledger") as books:
-                runs = json.load(books)["runs"]
-            texts = {entry["value"] for run in runs for entry in run["inputs"]}
-            if own in texts and len(texts) >= conf.get("together", 1):
-                die(context)
-            time.sleep(0.05)
-
     def start_and_be_watched(self: Any, technique_id: str, inputs: Any, *rest: Any) -> Any:
+        def is_made(books: Any) -> bool:
+            texts = {entry["value"] for run in books["runs"] for entry in run["inputs"]}
+            return inputs[0].value in texts and len(texts) >= conf.get("together", 1)
+
         _meet(context, conf.get("together", 1))
-        threading.Thread(target=watch, args=[inputs[0].value], daemon=True).start()
+        _die_when(context, is_made)
         return start(self, technique_id, inputs, *rest)
 
     FloraClient.start_technique_run = start_and_be_watched  # type: ignore[method-assign]
+
+
+def upload(context: Any) -> None:
+    """The emulator was ordered to stop reading. A file that was sent to its end is open no longer."""
+    import psutil
+
+    film = f"{context['dag_run'].conf['folder']}/film.mp4"
+
+    def is_halfway(books: Any) -> bool:
+        return books["faults_fired"] and film in [file.path for file in psutil.Process().open_files()]
+
+    _die_when(context, is_halfway)
+
+
+def completed(context: Any) -> None:
+    from airflow_provider_flora.api.client import FloraClient
+
+    complete = FloraClient.complete_asset
+
+    def complete_and_die(self: Any, asset_id: str) -> None:
+        complete(self, asset_id)
+        die(context)
+
+    FloraClient.complete_asset = complete_and_die  # type: ignore[assignment, method-assign]
+
+
+def download(context: Any) -> None:
+    """The emulator was ordered to stop sending."""
+    folder = Path(context["dag_run"].conf["folder"])
+
+    def is_halfway(books: Any) -> bool:
+        # Before the fourth has stopped, files are being renamed.
+        return (
+            books["faults_fired"].get("delay") == 4
+            and [path.stat().st_size > 0 for path in folder.glob(".*")] == [True] * 4
+        )
+
+    _die_when(context, is_halfway)
+
+
+def _die_when(context: Any, is_it: Callable[[Any], bool]) -> None:
+    """Die when the emulator's books say so, whatever the task does then."""
+    books_at = f"{context['dag_run'].conf['origin']}/_emulator/ledger"
+
+    def watch() -> None:
+        while True:
+            with urllib.request.urlopen(books_at) as books:
+                if is_it(json.load(books)):
+                    die(context)
+            time.sleep(0.05)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _meet(context: Any, count: int) -> None:
@@ -185,7 +237,11 @@ def store_after(context: Any) -> None:
 
 HITS: dict[str, Callable[[Any], None]] = {
     one.__name__: one
-    for one in (intent, answer, before_id, after_id, result, pushed, delivered, store_before, store_after)
+    for one in (
+        *(intent, answer, before_id, after_id, result, pushed, delivered),
+        *(upload, completed, download),
+        *(store_before, store_after),
+    )
 }
 
 
@@ -225,6 +281,27 @@ for mode, deferrable in (("deferrable", True), ("synchronous", False)):
     with DAG(f"changing_{mode}", max_active_runs=200):
         FloraRunTechniqueOperator(
             inputs={"brief": "{{ run_id }} in try {{ ti.try_number }}"}, deferrable=deferrable, **technique()
+        )
+    film = "{{ dag_run.conf['folder'] }}/film.mp4"
+    clip = {"technique_id": "clip-recut", "deferrable": deferrable}
+    with DAG(f"input_{mode}", max_active_runs=200):
+        FloraRunTechniqueOperator(inputs={"mood": "{{ run_id }}", "clip": film}, **technique(**clip))
+    with DAG(f"upload_{mode}", max_active_runs=200):
+        asset = FloraUploadAssetOperator(
+            task_id="upload",
+            file=film,
+            flora_conn_id="{{ dag_run.conf['connection'] }}",
+            retries=2,
+            retry_delay=timedelta(seconds=1),
+            pre_execute=break_as_ordered,
+        )
+        FloraRunTechniqueOperator(inputs={"mood": "{{ run_id }}", "clip": asset.output["url"]}, **technique(**clip))
+    with DAG(f"download_{mode}", max_active_runs=200):
+        FloraRunTechniqueOperator(
+            inputs={"script": "{{ run_id }}"},
+            download_to="{{ dag_run.conf['folder'] }}",
+            deferrable=deferrable,
+            **technique(technique_id="ten-takes"),
         )
     for count in MANY:
         for patient, retry_delay in (("", timedelta(seconds=1)), ("patient_", PATIENCE)):
