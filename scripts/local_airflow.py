@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -360,6 +361,15 @@ class LocalAirflow:
     def process_log(self, name: str) -> str:
         """What a component has printed since the home was made."""
         return (self.home / "processes" / f"{name}.log").read_text(errors="replace")
+
+    def tries_ended_by_mistake(self, run_id: str) -> int:
+        """How many tries of a DAG run the scheduler has ended because a trigger fired soon after the deferral.
+
+        It then takes the end of the process that deferred the task for the end of the one that resumes it:
+        https://github.com/apache/airflow/issues/72716, in Airflow up to at least 3.3.2.
+        """
+        mistake = rf"{re.escape(run_id)} .* finished with state success, but the task instance's state attribute is "
+        return len(re.findall(mistake, self.process_log("scheduler")))
 
     def wait_healthy(self, timeout: float = 90) -> None:
         """Wait until the API server answers and every running component has reported since its start."""

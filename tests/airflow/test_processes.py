@@ -28,7 +28,9 @@ def test_a_run_is_deferred_and_resumed_and_paid_once(airflow: LocalAirflow, emul
     assert airflow.xcom(DAG, run_id, TASK, "output_urls") == [
         f"{emulator.origin}/media/{started['run_id']}/still.png"
     ]
-    assert airflow.task_instance(DAG, run_id, TASK).try_number == 1
+    # On a slow machine Airflow itself may end the try that resumes; nothing else may have cost one.
+    tries = airflow.task_instance(DAG, run_id, TASK).try_number
+    assert tries == 1 + airflow.tries_ended_by_mistake(run_id), airflow.process_log("scheduler")
     assert_the_key_is_nowhere(airflow, run_id)
 
 
