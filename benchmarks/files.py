@@ -2,9 +2,10 @@
 
 ``python benchmarks/files.py download``, ``... upload`` (to the emulator, which like a storage of today checks and
 keeps what it is sent) or ``... discard`` (an upload to a server that throws it away). Each transfer is a process of
-its own, ``curl`` and this provider in turns, against a server on this machine. The provider's time is that of the
-whole step as a task takes it, checks, checksum and rename included; the start of Python and its imports are not in
-it. curl's is that of sending the form, or of getting the file, alone.
+its own against a server of its own on this machine, ``curl`` and this provider in turns, each first every other
+time. The provider's time is that of the whole step as a task takes it, checks, checksum and rename included; the
+start of Python and its imports are not in it. curl's is that of sending the form, or of getting the file, alone.
+What it takes together with ``openssl``, since the checksum is part of a download here, is told besides.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loopback import API_KEY, HERE, Emulator, Server, report
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
 
+T = TypeVar("T")
 MEGABYTE = 1_000_000
 LARGE, SMALL = 1000 * MEGABYTE, MEGABYTE
 LARGE_FILE, SMALL_FILE = "large.mp4", "small.mp4"
@@ -57,9 +60,18 @@ def by_curl(way: str, server: Server, file: Path, folder: Path) -> float:
         for name, value in target.form_fields.items():
             command += ["--form-string", f"{name}={value}"]
         command += ["--form", f"{target.file_field}=@{file}"]
+    warm(folder)
     begun = time.perf_counter()
     subprocess.run([*command, "--silent", "--show-error", "--fail", "--noproxy", "*"], check=True, timeout=120)
     return time.perf_counter() - begun
+
+
+def by_curl_and_openssl(way: str, server: Server, file: Path, folder: Path) -> float:
+    """Get the file with curl and its checksum with openssl; give the seconds that both took."""
+    seconds = by_curl(way, server, file, folder)
+    begun = time.perf_counter()
+    subprocess.run(["openssl", "dgst", "-sha256", str(folder / "by_curl.mp4")], check=True, timeout=120, stdout=subprocess.PIPE)
+    return seconds + time.perf_counter() - begun
 
 
 def flora(origin: str) -> FloraClient:
@@ -70,9 +82,9 @@ def flora(origin: str) -> FloraClient:
     return FloraClient(ClientSettings(api_key=API_KEY, base_url=f"{origin}/api/v1", timeout=30.0))
 
 
-def here(way: str, origin: str, file: Path, folder: Path) -> dict[str, Any]:
+def here(way: str, server: Server, file: Path, folder: Path) -> dict[str, Any]:
     """Transfer the file with this provider, in a process of its own; give seconds and peak memory."""
-    command = [sys.executable, __file__, way, "--one", origin, str(file), str(folder)]
+    command = [sys.executable, __file__, way, "--one", server.origin, str(file), str(folder)]
     ran = subprocess.run(command, check=True, timeout=300, stdout=subprocess.PIPE, text=True)
     measured: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return measured
@@ -90,6 +102,7 @@ def transfer(way: str, origin: str, file: Path, folder: Path) -> dict[str, Any]:
         for this in (file.with_name(SMALL_FILE), file):
             output = {"output_id": this.stem, "type": "videoUrl", "url": f"{origin}/media/{this.name}"}
             run = Run.model_validate({"run_id": "run_bench", "status": "completed", "outputs": [output]})
+            warm(folder)
             begun = time.perf_counter()
             if way == "download":
                 Downloads(str(folder), DEFAULT_FILE_NAME, log).fetch(run, "bench", client.settings)
@@ -99,31 +112,49 @@ def transfer(way: str, origin: str, file: Path, folder: Path) -> dict[str, Any]:
     return {"seconds": seconds, "peak_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
+def warm(folder: Path) -> None:
+    """Let the next file in a folder go to memory that was in use just now.
+
+    A virtual machine gives free memory back to its host within seconds, and getting 1 GB of it again takes longer
+    than the transfer.
+    """
+    write(folder / "warm", LARGE)
+    (folder / "warm").unlink()
+
+
+def write(file: Path, size: int) -> None:
+    """Make a file of so many bytes."""
+    with file.open("wb") as sink:
+        for _ in range(size // MEGABYTE):
+            sink.write(b"\x5a" * MEGABYTE)
+
+
 def measure(way: str) -> dict[str, Any]:
     """Measure one way, in turns with curl."""
-    curls, ours, small_peaks = [], [], []
     with tempfile.TemporaryDirectory(prefix="flora-bench-", dir=IN_MEMORY) as name:
         large, small, into = Path(name, LARGE_FILE), Path(name, SMALL_FILE), Path(name, "into")
         os.environ["TMPDIR"] = str(into)  # where the emulator keeps what it is sent
-        for file, size in ((large, LARGE), (small, SMALL)):
-            with file.open("wb") as sink:
-                for _ in range(size // MEGABYTE):
-                    sink.write(b"\x5a" * MEGABYTE)
-        for file, rounds in ((large, ROUNDS + 1), (small, 3)):
-            for _ in range(rounds):
-                into.mkdir()
-                with server_for(way, Path(name)) as server:
-                    seconds, measured = by_curl(way, server, file, into), here(way, server.origin, file, into)
-                shutil.rmtree(into)
-                if file is large:
-                    curls.append(seconds)
-                    ours.append(measured)
-                else:
-                    small_peaks.append(measured["peak_kb"])
-    # The first pair warmed the machine.
-    pairs = [(curl, our["seconds"]) for curl, our in zip(curls, ours, strict=True)][1:]
-    speeds = [(LARGE / MEGABYTE / curl, LARGE / MEGABYTE / our) for curl, our in pairs]
-    peak = statistics.median(our["peak_kb"] for our in ours)
+        write(large, LARGE)
+        write(small, SMALL)
+
+        def one(transfer: Callable[[str, Server, Path, Path], T], file: Path) -> T:
+            into.mkdir()
+            with server_for(way, Path(name)) as server:
+                result = transfer(way, server, file, into)
+            shutil.rmtree(into)
+            return result
+
+        pairs = []
+        for number in range(ROUNDS):
+            if number % 2:
+                curl, our = one(by_curl, large), one(here, large)
+            else:
+                our, curl = one(here, large), one(by_curl, large)
+            pairs.append((curl, our))
+        checked = [one(by_curl_and_openssl, large) for _ in range(3)] if way == "download" else []
+        small_peak = statistics.median(one(here, small)["peak_kb"] for _ in range(3))
+    speeds = [(LARGE / MEGABYTE / curl, LARGE / MEGABYTE / our["seconds"]) for curl, our in pairs]
+    peak = statistics.median(our["peak_kb"] for _, our in pairs)
     return {
         "way": way,
         "curl_mb_per_s": round(statistics.median(curl for curl, _ in speeds)),
@@ -131,7 +162,8 @@ def measure(way: str) -> dict[str, Any]:
         "of_curl": round(statistics.median(our / curl for curl, our in speeds), 2),
         "of_curl_least": round(min(our / curl for curl, our in speeds), 2),
         "rounds": ROUNDS,
-        "more_memory_mb": round((peak - statistics.median(small_peaks)) / 1024, 1),
+        "curl_and_openssl_mb_per_s": round(LARGE / MEGABYTE / statistics.median(checked)) if checked else None,
+        "more_memory_mb": round((peak - small_peak) / 1024, 1),
     }
 
 
