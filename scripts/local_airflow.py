@@ -368,7 +368,7 @@ class LocalAirflow:
         It then takes the end of the process that deferred the task for the end of the one that resumes it:
         https://github.com/apache/airflow/issues/72716, in Airflow up to at least 3.3.2.
         """
-        mistake = rf"{re.escape(run_id)} .* finished with state success, but the task instance's state attribute is "
+        mistake = f"{re.escape(run_id)} .* finished with state success, but the task instance's state attribute is "
         return len(re.findall(mistake, self.process_log("scheduler")))
 
     def wait_healthy(self, timeout: float = 90) -> None:

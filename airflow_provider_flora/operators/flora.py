@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
     from airflow_provider_flora.api.client import FloraClient
     from airflow_provider_flora.api.inputs import Inputs
-    from airflow_provider_flora.api.models import Run, Technique
+    from airflow_provider_flora.api.models import Run, RunInput, Technique
     from airflow_provider_flora.files.downloading import Downloads
     from airflow_provider_flora.files.inputs import InputFiles
     from airflow_provider_flora.hooks.flora import FloraHook
     from airflow_provider_flora.runs.starting import Order
+    from airflow_provider_flora.runs.techniques import RecentTechnique
 
 
 class FloraRunTechniqueOperator(BaseOperator):
@@ -53,7 +54,7 @@ class FloraRunTechniqueOperator(BaseOperator):
         Flora, and the next try waits for it. (templated)
     :param callback_url: public HTTPS URL that Flora calls once when the run has finished. (templated)
     :param validate_inputs: check the inputs against the technique before anything is spent.
-    :param max_run_cost: USD; a technique whose price is higher is not run. (templated)
+    :param max_run_cost: USD; a technique whose price, of the last minute, is higher is not run. (templated)
     :param returns: ``run`` for the dict above, ``outputs`` for its list of outputs, so that a downstream task can
         be mapped over it.
     :param on_unknown_start: where it cannot be told whether an earlier try started a run: ``stop`` with an error
@@ -188,31 +189,34 @@ class FloraRunTechniqueOperator(BaseOperator):
         return InputFiles(self.inputs, client, memory, seed_of(context), self.log)
 
     def _order(self, client: FloraClient, context: Context, files: InputFiles) -> Order:
-        from airflow_provider_flora.api.inputs import check_inputs, run_inputs
         from airflow_provider_flora.runs.starting import Order
-        from airflow_provider_flora.runs.techniques import technique_of
+        from airflow_provider_flora.runs.techniques import RecentTechnique
 
-        technique = technique_of(client, self.technique_id)
+        technique = RecentTechnique(client, self.technique_id)
         if self.do_xcom_push:  # before anything is refused: the page is where a person looks next
-            page = technique_url(client.settings, technique.slug or technique.technique_id)
+            page = technique_url(client.settings, technique.found.slug or technique.found.technique_id)
             context["ti"].xcom_push(key=TECHNIQUE_URL_KEY, value=page)
-        if self.validate_inputs:
-            inputs = check_inputs(
-                files.given,
-                technique,
-                on_own_origin=client.settings.on_own_origin,
-                file_problem=files.problem,
-            )
-        else:
-            inputs = run_inputs(files.given, self.technique_id, technique)
+        inputs = technique.checked(lambda found: self._inputs_for(found, client, files))
         return Order(
-            technique.technique_id,
-            lambda: files.uploaded(inputs, technique),
+            technique.found.technique_id,
+            lambda: files.uploaded(inputs, technique.found),
             lambda: self._check_before_spending(technique),
         )
 
-    def _check_before_spending(self, technique: Technique) -> None:
-        self._check_price(technique)
+    def _inputs_for(self, technique: Technique, client: FloraClient, files: InputFiles) -> list[RunInput]:
+        from airflow_provider_flora.api.inputs import check_inputs, run_inputs
+
+        if not self.validate_inputs:
+            return run_inputs(files.given, self.technique_id, technique)
+        return check_inputs(
+            files.given,
+            technique,
+            on_own_origin=client.settings.on_own_origin,
+            file_problem=files.problem,
+        )
+
+    def _check_before_spending(self, technique: RecentTechnique) -> None:
+        technique.checked(self._check_price)
         if downloads := self._downloads():
             downloads.check_folder()
 

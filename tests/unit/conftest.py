@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,17 @@ import pytest
 from airflow_provider_flora.runs import techniques
 
 
+@pytest.fixture(scope="session")
+def _kept_techniques(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tasks") / "techniques"
+
+
 @pytest.fixture(autouse=True)
-def _no_technique_is_known() -> Iterator[None]:
-    yield
-    techniques._kept.clear()
+def kept_techniques(_kept_techniques: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where tasks keep techniques for each other: a place of the tests' own, with nothing in it."""
+    monkeypatch.setattr(techniques, "FOLDER", _kept_techniques)
+    yield _kept_techniques
+    shutil.rmtree(_kept_techniques, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
