@@ -70,7 +70,9 @@ def by_curl_and_openssl(way: str, server: Server, file: Path, folder: Path) -> f
     """Get the file with curl and its checksum with openssl; give the seconds that both took."""
     seconds = by_curl(way, server, file, folder)
     begun = time.perf_counter()
-    subprocess.run(["openssl", "dgst", "-sha256", str(folder / "by_curl.mp4")], check=True, timeout=120, stdout=subprocess.PIPE)
+    subprocess.run(
+        ["openssl", "dgst", "-sha256", str(folder / "by_curl.mp4")], check=True, timeout=120, stdout=subprocess.PIPE
+    )
     return seconds + time.perf_counter() - begun
 
 

@@ -84,9 +84,9 @@ Files
 A download into a folder and a signed upload, each as a whole step and in turns with ``curl`` doing the same; the
 files are in memory, so that no disk is measured. The emulator checks and keeps what it is sent, as a storage does.
 The last row is of a server that throws away all it is sent, so that the client alone is measured. The limit is the
-SHA-256, by which a retry knows a file again and which curl does not compute: it takes a core as long as curl takes for
-the whole file, and here it shares two cores with the transfer and the server. ``curl`` and
-``openssl dgst`` one after the other get {checked:,} MB/s of a download. No network to Flora is near that.
+SHA-256, by which a retry knows a file again and which curl does not compute: it takes a core as long as curl takes
+for the whole file, and here it shares two cores with the transfer and the server. ``curl`` and ``openssl dgst`` one
+after the other get {checked:,} MB/s of a download. No network to Flora is near that.
 
 {files}
 
@@ -232,8 +232,8 @@ paid: {start["started_runs"]}). Requests, by operation:
 {asked}
 
 The task that starts a run lives for {began["worker_ms"]:,} ms (median, from the birth of its process to the end of
-``execute``); {began["own_ms"]:,} ms of it, {began["own_percent"]:g} %, are the provider's own: its imports, two
-requests and the checks, without Airflow's connection, XCom and task state. The one that hands the result over
+``execute``); {began["own_ms"]:,} ms of it, {began["own_percent"]:g} %, are the provider's own: its imports,
+requests and checks, without Airflow's connection, XCom and task state. The one that hands the result over
 lives for {resumed["worker_ms"]:,} ms, of which {resumed["own_ms"]:,} ms, {resumed["own_percent"]:g} %, are the
 provider's own. These are wall times, with the machine's load in them (one minute's load at the end:
 {start["load"]:g}); the CPU time of ``execute``, Airflow's part included, is {began["own_cpu_ms"]:,} ms and
