@@ -12,7 +12,7 @@ PYTHON_2_11 := $(shell for p in $(PYTHON) python3.12 python3.11 python3.10; do \
 # The unit tests of what Airflow is part of once more, on Airflow 2.11. It keeps no state of tasks: what tests that
 # state says so and is skipped.
 ON_2_11 = env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/coverage run -m pytest --quiet \
-	tests/unit/provider tests/unit/runs tests/unit/files_in tests/unit/files_out
+	tests/unit/provider tests/unit/runs tests/unit/watching tests/unit/files_in tests/unit/files_out
 
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
