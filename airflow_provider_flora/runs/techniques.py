@@ -44,6 +44,8 @@ class RecentTechnique:
         self._technique_id = technique_id
         self._was_kept = False
         self._technique: Technique | None = None
+        key = json.dumps([client.settings.base_url, client.settings.api_key, technique_id])
+        self._file = FOLDER / hashlib.sha256(key.encode()).hexdigest()
 
     @property
     def found(self) -> Technique:
@@ -79,12 +81,6 @@ class RecentTechnique:
         self._was_kept = False
         self._write(_Kept(technique=self._technique, clock_skew=self._client.clock_skew))
         return self._technique
-
-    @property
-    def _file(self) -> Path:
-        settings = self._client.settings
-        key = json.dumps([settings.base_url, settings.api_key, self._technique_id])
-        return FOLDER / hashlib.sha256(key.encode()).hexdigest()
 
     def _read(self) -> _Kept | None:
         with suppress(OSError, ValidationError):
