@@ -465,7 +465,9 @@ def _judge(
             ready = max(fault_at or 0.0, value["completed_at"] / 1000 - scenario.flora.get("clock_skew", 0.0))
             verdict.late = max(verdict.late or 0.0, _end_of(one) - ready)
             own = inputs.get(value["run_id"], "") == _own_words(scenario, one)
-            if own and all(_own_words(scenario, one) in text for text in value["output_texts"]):
+            # A technique that gives films has no texts; one that gives neither has lost its outputs.
+            has_outputs = value["output_texts"] or value["output_urls"]
+            if own and has_outputs and all(_own_words(scenario, one) in text for text in value["output_texts"]):
                 verdict.right += 1
             else:
                 verdict.problems.append(
