@@ -1,1 +1,1 @@
-"""The Flora API. Imports nothing of Airflow; usable and testable without it."""
+"""The Flora API. Imports nothing from Airflow, and works without it."""

@@ -1,24 +1,24 @@
-"""AsyncFloraClient: the protocol over ``aiohttp``. Moves bytes; every rule is in ``protocol``."""
+"""AsyncFloraClient: Flora's API over ``aiohttp``. It only moves bytes; the rules are in the other files here."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 import tenacity
 from yarl import URL
 
-from airflow_provider_flora.api import protocol
-from airflow_provider_flora.api.errors import FloraError
-from airflow_provider_flora.api.inputs import Inputs, run_inputs, types_are_known
-from airflow_provider_flora.api.models import Asset, Run, Technique, Workspace
-from airflow_provider_flora.api.protocol import Pages, Request, Response, SmallFile
+from airflow_provider_flora.api import answers, calls, network, operations, retries
+from airflow_provider_flora.api.calls import Call, Done, Pause, Step
+from airflow_provider_flora.api.exchange import Request, Response
+from airflow_provider_flora.api.inputs import Inputs
+from airflow_provider_flora.api.models import Run, Technique, Workspace
+from airflow_provider_flora.api.pages import Pages
+from airflow_provider_flora.api.waiting import WaitListener
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.settings import ClientSettings
 
 ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 AnswerT = TypeVar("AnswerT")
 _CHUNK_BYTES = 64 * 1024
 
@@ -33,15 +34,15 @@ _CHUNK_BYTES = 64 * 1024
 class AsyncFloraClient:
     """Flora's API on an event loop, over one keep-alive session. Use it with ``async with``.
 
-    The methods are those of :class:`~airflow_provider_flora.api.client.FloraClient`, which says what they take,
-    return and raise.
+    :class:`~airflow_provider_flora.api.client.FloraClient` documents the methods. The asset methods exist only
+    there: reading files would block the loop.
 
-    :param settings: where Flora is, and the key.
+    :param settings: Flora's address, the API key and the network settings.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
         self.settings = settings
-        self._proxy = _proxy(settings)
+        self._proxy, tls = network.route_to(settings.base_url, settings)
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(
                 total=None,
@@ -49,7 +50,7 @@ class AsyncFloraClient:
                 sock_connect=settings.timeout,
                 sock_read=settings.timeout,
             ),
-            connector=aiohttp.TCPConnector(ssl=_tls(settings.verify)),
+            connector=aiohttp.TCPConnector(ssl=tls or True),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=True,
         )
@@ -67,18 +68,18 @@ class AsyncFloraClient:
         await self._session.close()
 
     async def list_workspaces(self) -> list[Workspace]:
-        """Return the workspaces that the key opens."""
-        return await self._call(protocol.list_workspaces(), protocol.read_workspaces)
+        """Return the workspaces that the key can access."""
+        return await self._call(operations.list_workspaces(), answers.read_workspaces)
 
     def list_techniques(
         self, query: str | None = None, workspace_id: str | None = None, page_size: int = 100
     ) -> AsyncIterator[Technique]:
-        """Iterate lazily over the techniques that the key can see."""
-        return self._walk(protocol.list_techniques(query, workspace_id or self.settings.workspace_id, page_size))
+        """Iterate lazily over the techniques that the key can access."""
+        return self._walk(operations.list_techniques(query, workspace_id, page_size))
 
     async def get_technique(self, technique_id: str) -> Technique:
         """Return a technique by its id or slug."""
-        return await self._call(protocol.get_technique(technique_id), protocol.read_technique)
+        return await self._call(operations.get_technique(technique_id), answers.read_technique)
 
     async def start_technique_run(
         self,
@@ -88,15 +89,14 @@ class AsyncFloraClient:
         callback_url: str | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
-        """Start a run. **This spends money**, and nothing can cancel it."""
-        technique = None if types_are_known(inputs) else await self.get_technique(technique_id)
-        entries = run_inputs(inputs, technique_id, technique)
-        request = protocol.start_technique_run(technique_id, entries, mode, callback_url, idempotency_key)
-        return await self._call(request, protocol.read_run)
+        """Start a run. **This costs money**, and a run cannot be cancelled."""
+        return await self.drive(
+            calls.start_technique_run(technique_id, inputs, mode, callback_url, idempotency_key)
+        )
 
     async def get_technique_run(self, technique_id: str, run_id: str) -> Run:
-        """Return a run as it stands."""
-        return await self._call(protocol.get_technique_run(technique_id, run_id), protocol.read_run)
+        """Return a run in its current state."""
+        return await self._call(operations.get_technique_run(technique_id, run_id), answers.read_run)
 
     def list_technique_runs(
         self,
@@ -107,8 +107,7 @@ class AsyncFloraClient:
         page_size: int = 100,
     ) -> AsyncIterator[Run]:
         """Iterate lazily over the run history, newest first."""
-        workspace_id = workspace_id or self.settings.workspace_id
-        return self._walk(protocol.list_technique_runs(technique_id, status, workspace_id, project_id, page_size))
+        return self._walk(operations.list_technique_runs(technique_id, status, workspace_id, project_id, page_size))
 
     async def wait_for_technique_run(
         self,
@@ -117,85 +116,50 @@ class AsyncFloraClient:
         poll_interval: float = 5.0,
         timeout: float = 3600.0,
         *,
-        on_change: Callable[[Run], None] | None = None,
+        deadline: float | None = None,
+        listener: WaitListener | None = None,
     ) -> Run:
-        """Wait until a run has finished, well or badly, and return it."""
-        wait = protocol.RunWait(
-            technique_id,
-            run_id,
-            poll_interval=poll_interval,
-            timeout=timeout,
-            clock=time.monotonic,
-            on_change=on_change,
+        """Wait until a run has completed or failed, and return it."""
+        return await self.drive(
+            calls.wait_for_technique_run(technique_id, run_id, poll_interval, timeout, deadline, listener)
         )
-        request = protocol.get_technique_run(technique_id, run_id)
-        while True:
-            outcome: Run | FloraError
-            try:
-                outcome = await self.ask(request, protocol.read_run)
-            except FloraError as error:
-                outcome = error
-            pause = wait.after(outcome)
-            if pause is None:
-                return wait.run
-            await asyncio.sleep(pause)
-
-    async def create_asset(
-        self,
-        workspace_id: str,
-        source: str | SmallFile,
-        *,
-        file_name: str | None = None,
-        content_type: str | None = None,
-        folder: str | None = None,
-        project_id: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> Asset:
-        """Make an asset: one of the steps that ``FloraHook.upload_asset`` takes."""
-        request = protocol.create_asset(
-            workspace_id, source, file_name, content_type, folder, project_id, idempotency_key
-        )
-        return await self._call(request, protocol.read_asset)
-
-    async def complete_asset(self, asset_id: str) -> Asset:
-        """Say that the bytes of a signed upload have been sent."""
-        return await self._call(protocol.complete_asset(asset_id), protocol.read_asset)
-
-    async def retry_asset(self, asset_id: str) -> Asset:
-        """Reserve a new place for the bytes of an asset whose upload failed or expired."""
-        return await self._call(protocol.retry_asset(asset_id), protocol.read_asset)
-
-    async def get_asset(self, asset_id: str) -> Asset:
-        """Return an asset as it stands."""
-        return await self._call(protocol.get_asset(asset_id), protocol.read_asset)
-
-    def list_assets(
-        self,
-        query: str | None = None,
-        workspace_id: str | None = None,
-        project_id: str | None = None,
-        page_size: int = 100,
-    ) -> AsyncIterator[Asset]:
-        """Iterate lazily over the assets that the key can see."""
-        workspace_id = workspace_id or self.settings.workspace_id
-        return self._walk(protocol.list_assets(query, workspace_id, project_id, page_size))
 
     async def _walk(self, pages: Pages[ItemT]) -> AsyncIterator[ItemT]:
         while pages.request is not None:
-            for item in await self._call(pages.request, pages.read):
+            for item in await self.drive(calls.read_page(pages)):
                 yield item
 
+    async def drive(self, call: Call[ResultT]) -> ResultT:
+        """Perform a call of several steps and return its result."""
+        step = calls.resume(call, None)
+        while not isinstance(step, Done):
+            try:
+                outcome = await self._perform(step)
+            except Exception as error:
+                outcome = error
+            step = calls.resume(call, outcome)
+        return step.result
+
+    async def _perform(self, step: Step) -> Any:
+        if isinstance(step, Pause):
+            return await asyncio.sleep(step.seconds)
+        send = self.ask if step.once else self._call
+        return await send(step.request, step.read)
+
     async def _call(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
-        """Send a request and read its answer; again after each transient error."""
-        retrying = tenacity.AsyncRetrying(**protocol.retrying(request, self.settings))
-        try:
-            return await retrying(self.ask, request, read)
-        except FloraError as error:
-            error.attempts = retrying.statistics["attempt_number"]
-            raise
+        """Send a request and read its answer. Retry after transient errors."""
+        retrying = tenacity.AsyncRetrying(**retries.retry_arguments(request, self.settings))
+        return await retrying(self.ask, request, read)
 
     async def ask(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
-        """Send a request once and read its answer: for whoever has retry rules of its own."""
+        """Send a request once and read its answer, for callers with their own retry rules."""
+        return read(await self._exchange(request))
+
+    async def _exchange(self, request: Request) -> Response:
+        """Send a request's bytes and receive those of its answer.
+
+        :raises FloraConnectionError: no complete answer arrived.
+        """
         try:
             async with self._session.request(
                 request.method,
@@ -205,18 +169,17 @@ class AsyncFloraClient:
                 proxy=self._proxy,
                 allow_redirects=False,
             ) as answer:
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                response = Response(answer.status, headers, await self._body(answer))
-        except (asyncio.TimeoutError, TimeoutError) as error:
-            raise protocol.no_answer_in_time(request, self.settings) from error
+                return Response.received(
+                    answer.status, answer.headers, await self._read_body(answer), self.settings
+                )
+        except (asyncio.TimeoutError, TimeoutError):
+            raise answers.timeout_error(request, self.settings) from None
         except (aiohttp.ClientError, OSError) as error:
-            # Not from it: the repr of aiohttp's errors shows the headers of the request, the key among them.
-            raise protocol.no_answer(request, self.settings, error) from None
-        return read(response)
+            raise answers.connection_error(request, self.settings, error) from None
 
-    async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
-        """Read the body, bounded in size and, but for an event stream, in time."""
-        body = protocol.Body(answer.headers.get("content-type", ""), self.settings.timeout, time.monotonic)
+    async def _read_body(self, answer: aiohttp.ClientResponse) -> bytes:
+        """Read the body. Its size is limited, and its time too unless it is an event stream."""
+        body = answers.Body(answer.headers.get("content-type", ""), self.settings.timeout, time.monotonic)
         try:
             async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
                 body.add(chunk)
@@ -224,19 +187,3 @@ class AsyncFloraClient:
             if not body.is_usable_when_cut:
                 raise
         return body.content()
-
-
-def _tls(verify: bool | str) -> ssl.SSLContext | bool:
-    return ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
-
-
-def _proxy(settings: ClientSettings) -> str | None:
-    """Return the proxy for Flora. aiohttp's own look into the environment would read a .netrc file too."""
-    scheme, host, _ = settings.origin
-    if settings.on_loopback:
-        return None
-    if settings.proxies:
-        return settings.proxies.get(scheme)
-    if urllib.request.proxy_bypass(host):
-        return None
-    return urllib.request.getproxies().get(scheme)

@@ -1,22 +1,26 @@
-"""FloraClient: the protocol over ``requests``. Moves bytes; every rule is in ``protocol``."""
+"""FloraClient: Flora's API over ``requests``. It only moves bytes; the rules are in the other files here."""
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 import tenacity
 import urllib3
 
-from airflow_provider_flora.api import protocol
+from airflow_provider_flora.api import answers, calls, operations, retries
+from airflow_provider_flora.api.calls import Call, Done, Pause, Step
 from airflow_provider_flora.api.errors import FloraError
-from airflow_provider_flora.api.inputs import Inputs, run_inputs, types_are_known
-from airflow_provider_flora.api.models import Asset, Run, Technique, Workspace
-from airflow_provider_flora.api.protocol import Pages, Request, Response, SmallFile
+from airflow_provider_flora.api.exchange import Request, Response, SmallFile
+from airflow_provider_flora.api.inputs import Inputs
+from airflow_provider_flora.api.models import FloraAsset, Run, Technique, Workspace
+from airflow_provider_flora.api.pages import Pages
 from airflow_provider_flora.api.session import BareSession
+from airflow_provider_flora.api.waiting import WaitListener
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.settings import ClientSettings
 
 ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 AnswerT = TypeVar("AnswerT")
 _CHUNK_BYTES = 64 * 1024
 
@@ -31,18 +36,18 @@ _CHUNK_BYTES = 64 * 1024
 class FloraClient:
     """Flora's API, synchronously, over one keep-alive session. Use it as a context manager, or ``close()`` it.
 
-    Every method raises :class:`~airflow_provider_flora.api.errors.FloraAPIError` for an error of Flora's,
-    :class:`~airflow_provider_flora.api.errors.FloraConnectionError` where no answer came and
-    :class:`~airflow_provider_flora.api.errors.FloraAnswerError` for an answer that cannot be read; transient
-    ones after ``max_retries`` further tries.
+    Every method raises :class:`~airflow_provider_flora.api.errors.FloraAPIError` for Flora's own errors,
+    :class:`~airflow_provider_flora.api.errors.FloraConnectionError` if no answer arrived, and
+    :class:`~airflow_provider_flora.api.errors.FloraAnswerError` for an unreadable answer. Transient errors are
+    retried ``max_retries`` times first.
 
-    :param settings: where Flora is, and the key.
+    :param settings: Flora's address, the API key and the network settings.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
         self.settings = settings
         self.clock_skew: float | None = None
-        """Seconds by which Flora's clock was ahead of this machine's at the last answer; ``None`` before it."""
+        """Seconds by which Flora's clock is ahead of this machine's. ``None`` before the first answer."""
         self._session = BareSession()
 
     def __enter__(self) -> Self:
@@ -58,23 +63,23 @@ class FloraClient:
         self._session.close()
 
     def list_workspaces(self) -> list[Workspace]:
-        """Return the workspaces that the key opens."""
-        return self._call(protocol.list_workspaces(), protocol.read_workspaces)
+        """Return the workspaces that the key can access."""
+        return self._call(operations.list_workspaces(), answers.read_workspaces)
 
     def list_techniques(
         self, query: str | None = None, workspace_id: str | None = None, page_size: int = 100
     ) -> Iterator[Technique]:
-        """Iterate lazily over the techniques that the key can see.
+        """Iterate lazily over the techniques that the key can access.
 
-        :param query: searches names and descriptions.
-        :param workspace_id: default: the connection's, if it has one.
+        :param query: text to find in names and descriptions.
+        :param workspace_id: default: the workspace of the settings, if they have one.
         :param page_size: 1 to 100.
         """
-        return self._walk(protocol.list_techniques(query, workspace_id or self.settings.workspace_id, page_size))
+        return self._walk(operations.list_techniques(query, workspace_id, page_size))
 
     def get_technique(self, technique_id: str) -> Technique:
-        """Return a technique by its id or slug: what it takes, gives and costs."""
-        return self._call(protocol.get_technique(technique_id), protocol.read_technique)
+        """Return a technique, by id or slug, with its inputs, outputs and price."""
+        return self._call(operations.get_technique(technique_id), answers.read_technique)
 
     def start_technique_run(
         self,
@@ -84,25 +89,22 @@ class FloraClient:
         callback_url: str | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
-        """Start a run. **This spends money**, and nothing can cancel it.
+        """Start a run. **This costs money**, and a run cannot be cancelled.
 
-        Sent again after a lost answer, one at a time, with the key of its first sending. Then Flora may answer
-        409 ``idempotency_duplicate``: the run exists and is in the history.
+        If the answer is lost, the request is sent again with the same idempotency key. Flora may then answer 409
+        ``idempotency_duplicate``: the run exists and is in the history.
 
-        :param inputs: ``{input_id: value}`` (one more request looks the types up) or ``[{id, type, value}]``.
-        :param mode: ``async``, or ``stream``: the call then lasts as long as Flora streams.
+        :param inputs: ``{input_id: value}`` (one more request gets the types) or ``[{id, type, value}]``.
+        :param mode: ``async``, or ``stream``, with which the call lasts as long as Flora streams.
         :param callback_url: public HTTPS URL that Flora calls once when the run ends.
-        :param idempotency_key: default: a new one.
-        :raises FloraInputError: an input is not one of the technique's.
+        :param idempotency_key: default: a new key.
+        :raises FloraInputError: the technique has no such input.
         """
-        technique = None if types_are_known(inputs) else self.get_technique(technique_id)
-        entries = run_inputs(inputs, technique_id, technique)
-        request = protocol.start_technique_run(technique_id, entries, mode, callback_url, idempotency_key)
-        return self._call(request, protocol.read_run)
+        return self.drive(calls.start_technique_run(technique_id, inputs, mode, callback_url, idempotency_key))
 
     def get_technique_run(self, technique_id: str, run_id: str) -> Run:
-        """Return a run as it stands."""
-        return self._call(protocol.get_technique_run(technique_id, run_id), protocol.read_run)
+        """Return a run in its current state."""
+        return self._call(operations.get_technique_run(technique_id, run_id), answers.read_run)
 
     def list_technique_runs(
         self,
@@ -115,11 +117,10 @@ class FloraClient:
         """Iterate lazily over the run history, newest first.
 
         :param status: ``pending``, ``running``, ``completed`` or ``failed``.
-        :param workspace_id: default: the connection's, if it has one.
+        :param workspace_id: default: the workspace of the settings, if they have one.
         :param page_size: 1 to 100.
         """
-        workspace_id = workspace_id or self.settings.workspace_id
-        return self._walk(protocol.list_technique_runs(technique_id, status, workspace_id, project_id, page_size))
+        return self._walk(operations.list_technique_runs(technique_id, status, workspace_id, project_id, page_size))
 
     def wait_for_technique_run(
         self,
@@ -128,37 +129,24 @@ class FloraClient:
         poll_interval: float = 5.0,
         timeout: float = 3600.0,
         *,
-        on_change: Callable[[Run], None] | None = None,
+        deadline: float | None = None,
+        listener: WaitListener | None = None,
     ) -> Run:
-        """Wait until a run has finished, well or badly, and return it.
+        """Wait until a run has completed or failed, and return it.
 
-        A completed run is watched for up to 5 s more for its ``charged_cost``. Errors of the network, 408, 429
-        and 5xx do not end the wait.
+        A completed run is polled for up to 5 s more for its ``charged_cost``. An error ends the wait only if Flora
+        itself refuses twice, three minutes apart.
 
-        :param poll_interval: seconds between two looks.
-        :param timeout: seconds after which the wait ends; the run goes on.
-        :param on_change: is told of each change of status and every ten points of progress.
+        :param poll_interval: seconds between two polls.
+        :param timeout: seconds after which the wait ends. The run goes on.
+        :param deadline: unix time at which the wait ends. Default: ``timeout`` seconds from now.
+        :param listener: receives changes of the run and interruptions of the polls.
         :raises FloraRunTimeoutError: the run did not finish in time.
+        :raises FloraAPIError: Flora refuses. This error is retryable, like every other that ends a wait.
         """
-        wait = protocol.RunWait(
-            technique_id,
-            run_id,
-            poll_interval=poll_interval,
-            timeout=timeout,
-            clock=time.monotonic,
-            on_change=on_change,
+        return self.drive(
+            calls.wait_for_technique_run(technique_id, run_id, poll_interval, timeout, deadline, listener)
         )
-        request = protocol.get_technique_run(technique_id, run_id)
-        while True:
-            outcome: Run | FloraError
-            try:
-                outcome = self.ask(request, protocol.read_run)
-            except FloraError as error:
-                outcome = error
-            pause = wait.after(outcome)
-            if pause is None:
-                return wait.run
-            time.sleep(pause)
 
     def create_asset(
         self,
@@ -170,32 +158,32 @@ class FloraClient:
         folder: str | None = None,
         project_id: str | None = None,
         idempotency_key: str | None = None,
-    ) -> Asset:
-        """Make an asset: one of the steps that ``FloraHook.upload_asset`` takes.
+    ) -> FloraAsset:
+        """Create a Flora asset. ``FloraHook.upload_asset`` performs all steps of an upload.
 
-        Sent again after a lost answer, one at a time, with the key of its first sending. Then Flora may answer
-        409 ``idempotency_duplicate``: the asset exists.
+        If the answer is lost, the request is sent again with the same idempotency key. Flora may then answer 409
+        ``idempotency_duplicate``: the asset exists.
 
         :param source: a small file, a public HTTPS URL that Flora fetches (up to 50 MB), or ``"signed-url"`` to
-            reserve a place for the bytes.
-        :param idempotency_key: default: a new one.
+            reserve an upload.
+        :param idempotency_key: default: a new key.
         """
-        request = protocol.create_asset(
+        request = operations.create_asset(
             workspace_id, source, file_name, content_type, folder, project_id, idempotency_key
         )
-        return self._call(request, protocol.read_asset)
+        return self._call(request, answers.read_asset)
 
-    def complete_asset(self, asset_id: str) -> Asset:
-        """Say that the bytes of a signed upload have been sent."""
-        return self._call(protocol.complete_asset(asset_id), protocol.read_asset)
+    def complete_asset(self, asset_id: str) -> FloraAsset:
+        """Complete a signed upload after its bytes have been sent."""
+        return self._call(operations.complete_asset(asset_id), answers.read_asset)
 
-    def retry_asset(self, asset_id: str) -> Asset:
-        """Reserve a new place for the bytes of an asset whose upload failed or expired."""
-        return self._call(protocol.retry_asset(asset_id), protocol.read_asset)
+    def retry_asset(self, asset_id: str) -> FloraAsset:
+        """Reserve a new upload for a Flora asset whose upload failed or expired."""
+        return self._call(operations.retry_asset(asset_id), answers.read_asset)
 
-    def get_asset(self, asset_id: str) -> Asset:
-        """Return an asset as it stands."""
-        return self._call(protocol.get_asset(asset_id), protocol.read_asset)
+    def get_asset(self, asset_id: str) -> FloraAsset:
+        """Return a Flora asset in its current state."""
+        return self._call(operations.get_asset(asset_id), answers.read_asset)
 
     def list_assets(
         self,
@@ -203,33 +191,62 @@ class FloraClient:
         workspace_id: str | None = None,
         project_id: str | None = None,
         page_size: int = 100,
-    ) -> Iterator[Asset]:
-        """Iterate lazily over the assets that the key can see.
+    ) -> Iterator[FloraAsset]:
+        """Iterate lazily over the Flora assets that the key can access.
 
-        :param query: searches them.
-        :param workspace_id: default: the connection's, if it has one.
-        :param project_id: only what is on this project's canvas.
+        :param query: text to find.
+        :param workspace_id: default: the workspace of the settings, if they have one.
+        :param project_id: list only the assets on this project's canvas.
         :param page_size: 1 to 100.
         """
-        workspace_id = workspace_id or self.settings.workspace_id
-        return self._walk(protocol.list_assets(query, workspace_id, project_id, page_size))
+        return self._walk(operations.list_assets(query, workspace_id, project_id, page_size))
 
     def _walk(self, pages: Pages[ItemT]) -> Iterator[ItemT]:
         while pages.request is not None:
-            yield from self._call(pages.request, pages.read)
+            yield from self.drive(calls.read_page(pages))
+
+    def drive(self, call: Call[ResultT]) -> ResultT:
+        """Perform a call of several steps and return its result."""
+        step = calls.resume(call, None)
+        while not isinstance(step, Done):
+            try:
+                outcome = self._perform(step)
+            except Exception as error:
+                outcome = error
+            step = calls.resume(call, outcome)
+        return step.result
+
+    def _perform(self, step: Step) -> Any:
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        send = self.ask if step.once else self._call
+        return send(step.request, step.read)
 
     def _call(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
-        """Send a request and read its answer; again after each transient error."""
-        retrying = tenacity.Retrying(**protocol.retrying(request, self.settings))
-        try:
-            answer: AnswerT = retrying(self.ask, request, read)
-        except FloraError as error:
-            error.attempts = retrying.statistics["attempt_number"]
-            raise
+        """Send a request and read its answer. Retry after transient errors."""
+        retrying = tenacity.Retrying(**retries.retry_arguments(request, self.settings))
+        answer: AnswerT = retrying(self.ask, request, read)
         return answer
 
     def ask(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
-        """Send a request once and read its answer: for whoever has retry rules of its own."""
+        """Send a request once and read its answer, for callers with their own retry rules."""
+        response = self._exchange(request)
+        skew = answers.clock_skew(response, time.time())
+        try:
+            answer = read(response)
+        except FloraError as error:
+            if error.code is None:
+                raise  # perhaps the answer of a proxy, whose clock is not Flora's
+            self.clock_skew = self.clock_skew if skew is None else skew
+            raise
+        self.clock_skew = self.clock_skew if skew is None else skew
+        return answer
+
+    def _exchange(self, request: Request) -> Response:
+        """Send a request's bytes and receive those of its answer.
+
+        :raises FloraConnectionError: no complete answer arrived.
+        """
         try:
             with self._session.send_bare(
                 request.method,
@@ -238,19 +255,15 @@ class FloraClient:
                 headers=request.headers(self.settings),
                 data=request.content(),
             ) as answer:
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                response = Response(answer.status_code, headers, self._body(answer))
+                return Response.received(answer.status_code, answer.headers, self._read_body(answer), self.settings)
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
-            raise protocol.no_answer_in_time(request, self.settings) from error
+            raise answers.timeout_error(request, self.settings, was_sent=_was_sent(error)) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise protocol.no_answer(request, self.settings, error) from error
-        skew = protocol.clock_skew(response, time.time())
-        self.clock_skew = self.clock_skew if skew is None else skew
-        return read(response)
+            raise answers.connection_error(request, self.settings, error, was_sent=_was_sent(error)) from None
 
-    def _body(self, answer: requests.Response) -> bytes:
-        """Read the body, bounded in size and, but for an event stream, in time."""
-        body = protocol.Body(answer.headers.get("content-type", ""), self.settings.timeout, time.monotonic)
+    def _read_body(self, answer: requests.Response) -> bytes:
+        """Read the body. Its size is limited, and its time too unless it is an event stream."""
+        body = answers.Body(answer.headers.get("content-type", ""), self.settings.timeout, time.monotonic)
         try:
             while chunk := answer.raw.read1(_CHUNK_BYTES, decode_content=True):
                 body.add(chunk)
@@ -258,3 +271,16 @@ class FloraClient:
             if not body.is_usable_when_cut:
                 raise
         return body.content()
+
+
+def _was_sent(error: Exception) -> bool:
+    """Whether a request may have reached Flora. Without a trusted connection it cannot have."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    if isinstance(reason, urllib3.exceptions.ProxyError):
+        # urllib3 calls a connection that broke after the request "unable to connect to proxy" too.
+        reason = reason.original_error
+        if type(reason) is OSError and str(reason).startswith("Tunnel connection failed"):
+            return False
+    if isinstance(reason, urllib3.exceptions.SSLError):
+        return not isinstance(reason.args[0], ssl.SSLCertVerificationError)
+    return not isinstance(reason, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError))

@@ -1,166 +1,102 @@
-"""What can go wrong with Flora, and what each error calls for.
+"""The errors of the provider: one class for each kind. ``remedies`` says what to do about failed runs.
 
     FloraError
-    ├── FloraSettingsError      the connection cannot be used as it is
-    ├── FloraParameterError     a parameter cannot be used; nothing was sent
-    ├── FloraPriceError         the technique costs more than it may; nothing was sent
+    ├── FloraSettingsError      the connection cannot be used
+    ├── FloraParameterError     a parameter is invalid; nothing was sent
+    ├── FloraPriceError         the technique costs more than its limit; nothing was sent
     ├── FloraInputError         the inputs do not fit the technique; nothing was sent
-    ├── FloraFileError          a file cannot be read, or Flora would not take it; nothing was sent
-    ├── FloraUploadError        a file did not become an asset
-    ├── FloraConnectionError    no answer: the network, a time-out, a broken answer
-    │   └── FloraTimeoutError   no answer in time: the request may still be at work
-    ├── FloraAnswerError        an answer that is not what Flora says it sends
+    ├── FloraFileError          a file cannot be read, or Flora does not accept it; nothing was sent
+    ├── FloraUploadError        an upload failed
+    ├── FloraConnectionError    no complete answer: the network failed
+    │   └── FloraTimeoutError   no answer in time; Flora may still process the request
+    ├── FloraAnswerError        an answer that does not follow Flora's documentation
+    │   └── FloraAnswerSizeError    an answer that is too large to read
     ├── FloraAPIError           Flora's own error: status, code, message, fields, request id
-    ├── FloraRunFailedError     the run ended badly
-    └── FloraRunTimeoutError    the run did not end in time (and goes on at Flora)
+    ├── FloraRunFailedError     the run failed
+    ├── FloraRunTimeoutError    the run did not finish in time, and goes on at Flora
+    ├── FloraUnknownStartError  a start was sent, and its run cannot be identified
+    ├── FloraNotStoredError     a run was started, and its id could not be stored
+    ├── FloraWaitError          a wait ended, and its result cannot be read
+    ├── FloraDownloadError      an output could not be downloaded
+    ├── FloraStorageError       a storage could not be read or written
+    └── FloraInternalError      a bug in this provider ended a wait
 
-Nothing here does I/O or knows of Airflow. No message holds the API key.
+No I/O, and nothing of Airflow. No message contains the API key.
 """
 
 from __future__ import annotations
 
-import re
-from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
+
+from airflow_provider_flora.api.remedies import Remedy as Remedy
+from airflow_provider_flora.api.remedies import remedy_for_run as remedy_for_run
+from airflow_provider_flora.api.remedies import remedy_of as remedy_of
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Run
 
 
-class Remedy(str, Enum):
-    """What an error calls for."""
-
-    RETRY_NOW = "retry now"
-    RETRY_LATER = "retry later"
-    CHANGE_INPUT = "change the input"
-    GIVE_UP = "give up"
-
-    @property
-    def retryable(self) -> bool:
-        """Whether the same request may succeed when it is made again."""
-        return self in (Remedy.RETRY_NOW, Remedy.RETRY_LATER)
-
-
-# Measured by the vendor, and the developer site's lower-case names. A code that is not here: retry now.
-REMEDIES_BY_CODE: dict[str, Remedy] = {
-    **dict.fromkeys(
-        (
-            "GENERATION_PROVIDER_TIMEOUT",
-            "GENERATION_FAILED_TO_START",
-            "GPU_PROVIDER_ERROR",
-            "GENERATION_FAILED_TO_UPLOAD",
-            "GENERATION_GENERIC_ERROR",
-            "GENERATION_FAILED_TO_UPDATE",
-            "SERVER_ERROR",
-            "GENERATION_FAILED_TO_GET",
-            "GENERATION_PREGENERATION_FAILED",
-            "GENERATION_POSTGENERATION_FAILED",
-            "GENERATION_MAP_AFTER_REQUEST_FAILED",
-            "model_timeout",
-            "internal_error",
-        ),
-        Remedy.RETRY_NOW,
-    ),
-    **dict.fromkeys(
-        (
-            "GENERATION_DOWNSTREAM_SERVICE_ERROR",
-            "GENERATION_QUEUE_TOO_LARGE",
-            "GENERATION_INVALID_PROVIDER_RESPONSE",
-            "GENERATION_QUEUE_NOT_MOVING",
-            "GENERATION_NO_RESULT",
-            "GENERATION_CIRCUIT_BREAKER_OPEN",
-            "GENERATION_MODAL_POLL_ERROR",
-            "AUDIO_GENERATION_ERROR",
-            "GENERATION_PROVIDER_FAILED_TO_GET_STATUS",
-            "provider_error",
-        ),
-        Remedy.RETRY_LATER,
-    ),
-    **dict.fromkeys(
-        (
-            "GENERATION_PROMPT_MODERATED",
-            "GENERATION_INVALID_PARAMS",
-            "LLM_REFUSAL",
-            "GENERATION_INVALID_URL",
-            "GENERATION_INPUT_VALIDATION",
-            "GENERATION_ENDPOINT_NOT_FOUND",
-            "GENERATION_MAP_BEFORE_REQUEST_FAILED",
-            "GENERATION_PROVIDER_NOT_SUPPORTED",
-            "safety_blocked",
-            "input_unreachable",
-        ),
-        Remedy.CHANGE_INPUT,
-    ),
-    **dict.fromkeys(
-        (
-            "BILLING_NOT_ENOUGH_CREDITS",
-            "BILLING_CREDITS_LIMIT_EXCEEDED",
-            "BILLING_WOULD_EXCEED_LIMIT",
-            "BILLING_FAILED_TO_RESERVE_CREDITS",
-            "GENERATION_NOT_PAID",
-            "GENERATION_CANCELLED",
-        ),
-        Remedy.GIVE_UP,
-    ),
-}
-_GIVE_UP_PATTERN = re.compile(r"ACCESS_.*|.*_ENTITLEMENT_REQUIRED")
-# A refusal by moderation often travels under a code that looks transient (measured: GPU_PROVIDER_ERROR and
-# GENERATION_NO_RESULT), and in words such as content_policy_violation.
-_REFUSAL = re.compile(
-    r"safety|unsafe|moderat(?:ion|ed|or)|(?<![a-z])polic(?:y|ies)(?![a-z])|\brefus(?:al|als|ed|es)\b", re.IGNORECASE
-)
-# A refused *connection* is the network's doing, not the moderator's.
-_REFUSED_CONNECTION = re.compile(r"\bconnect[^.;]*\brefused\b|\brefused\b[^.;]*\bconnect", re.IGNORECASE)
-
-
-def remedy_for_run(error_code: str | None, error_message: str | None) -> Remedy:
-    """Tell what a failed run calls for, from its code and its message."""
-    if _GIVE_UP_PATTERN.fullmatch(error_code or ""):
-        return Remedy.GIVE_UP
-    remedy = REMEDIES_BY_CODE.get(error_code or "", Remedy.RETRY_NOW)
-    if remedy.retryable and _REFUSAL.search(_REFUSED_CONNECTION.sub("", error_message or "")):
-        return Remedy.CHANGE_INPUT
-    return remedy
-
-
 class FloraError(Exception):
-    """Anything that went wrong with Flora.
+    """The base class of all errors of the provider.
 
-    :cvar transient: the same request may be sent again.
-    :cvar remedy: what the error calls for.
-    :ivar attempts: how often the request was sent; each sending before the last met a transient error.
+    :cvar kind: one word for each class of errors, for programs: ``settings``, ``run_failed``, ``timeout`` ...
+    :cvar transient: whether the same request may succeed when it is sent again.
+    :ivar remedy: what to do about the error.
+    :ivar code: Flora's machine-readable code, if it sent one.
+    :ivar status: HTTP status, if Flora or a proxy in front of it answered.
+    :ivar run_id: the run that the error is about, if there is one.
+    :ivar technique_id: the technique, as the user named it.
+    :ivar request_id: ``req_…``, which Flora's support asks for.
     """
 
-    attempts: int = 1
+    kind: ClassVar[str] = "flora"
     transient: bool = False
     remedy: Remedy = Remedy.GIVE_UP
+    code: str | None = None
+    status: int | None = None
+    run_id: str | None = None
+    technique_id: str | None = None
+    request_id: str | None = None
 
 
 class FloraSettingsError(FloraError):
-    """The connection cannot be used as it is."""
+    """A connection that cannot be used."""
+
+    kind = "settings"
 
 
 class FloraParameterError(FloraError):
-    """A parameter cannot be used as it is. Nothing was sent."""
+    """An invalid parameter. Nothing was sent."""
+
+    kind = "parameter"
 
 
 class FloraPriceError(FloraError):
-    """The technique costs more than it may. Nothing was started."""
+    """A technique that costs more than its limit. Nothing was started.
 
-    def __init__(self, technique_id: str, run_cost: float | None, limit: float) -> None:
+    :param run_cost: price in USD; ``None`` if Flora did not name one.
+    :param limit: USD.
+    :param limit_name: the parameter that set the limit.
+    """
+
+    kind = "price"
+
+    def __init__(self, technique_id: str, run_cost: float | None, limit: float, limit_name: str) -> None:
+        self.technique_id = technique_id
         price = "an unknown price" if run_cost is None else f"{run_cost:g} USD"
         super().__init__(
-            f"A run of technique {technique_id!r} costs {price}, more than max_run_cost={limit:g} USD allows; "
-            "nothing was started or charged. Raise max_run_cost or choose another technique."
+            f"A run of technique {technique_id!r} costs {price}, more than {limit_name}={limit:g} USD. Nothing was "
+            f"started or charged. Raise {limit_name} or choose another technique."
         )
 
 
 class FloraInputError(FloraError):
-    """The inputs do not fit the technique. Nothing was sent.
+    """Inputs that do not fit the technique. Nothing was sent.
 
-    :param problems: every mistake, each naming its input and what that takes.
+    :param problems: every mistake, with its input and what that input accepts.
     """
 
+    kind = "input"
     remedy = Remedy.CHANGE_INPUT
 
     def __init__(self, technique_id: str, problems: list[str]) -> None:
@@ -169,15 +105,17 @@ class FloraInputError(FloraError):
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         lines = "".join(f"\n  - {problem}" for problem in problems)
         super().__init__(
-            f"{count} in the inputs for technique {technique_id!r}; nothing was started or charged:{lines}"
+            f"{count} in the inputs for technique {technique_id!r}. Nothing was started or charged.{lines}"
         )
 
 
 class FloraFileError(FloraError):
-    """A file cannot be read, or Flora would not take it. Nothing was sent.
+    """A file that cannot be read, or that Flora does not accept. Nothing was sent.
 
-    :param retryable: whether it may be otherwise at the next try.
+    :param retryable: whether the file may be readable later.
     """
+
+    kind = "file"
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
@@ -185,11 +123,14 @@ class FloraFileError(FloraError):
 
 
 class FloraUploadError(FloraError):
-    """A file did not become an asset.
+    """A failed upload.
 
-    :param transient: the same bytes may be sent to the same place again.
-    :param spent: another place must be reserved for them first.
+    :param transient: whether the same bytes may be sent to the same reservation again.
+    :param spent: whether a new reservation is needed first.
+    :param remedy: what to do about the error.
     """
+
+    kind = "upload"
 
     def __init__(
         self,
@@ -206,18 +147,27 @@ class FloraUploadError(FloraError):
 
 
 class FloraConnectionError(FloraError):
-    """No answer that could be read in full: the request may or may not have been processed."""
+    """A request without a complete answer. Flora may have processed it.
 
+    :ivar was_sent: whether the request may have reached Flora. ``False`` if no connection was made.
+    """
+
+    kind = "connection"
+    was_sent: bool = True
     transient = True
     remedy = Remedy.RETRY_NOW
 
 
 class FloraTimeoutError(FloraConnectionError):
-    """No answer within the connection's ``timeout``: the request may still be at work at Flora."""
+    """A request without an answer within the connection's ``timeout``. Flora may still process it."""
+
+    kind = "no_answer_in_time"
 
 
 class FloraAnswerError(FloraError):
-    """An answer that is not what Flora says it sends: not JSON, too large, a redirect, a field missing."""
+    """An answer that does not follow Flora's documentation: no JSON, a missing field, a redirect, too large."""
+
+    kind = "answer"
 
     def __init__(self, message: str, *, request_id: str | None = None, transient: bool = True) -> None:
         super().__init__(message + (f" [request id {request_id}]" if request_id else ""))
@@ -226,28 +176,38 @@ class FloraAnswerError(FloraError):
         self.remedy = Remedy.RETRY_NOW if transient else Remedy.GIVE_UP
 
 
+class FloraAnswerSizeError(FloraAnswerError):
+    """An answer that is too large to read. A list can be read in smaller pages."""
+
+    kind = "answer_size"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Flora's answer is larger than {limit >> 20} MB.", transient=False)
+
+
 class FloraAPIError(FloraError):
     """Flora's own error.
 
     :param status: HTTP status.
-    :param code: Flora's machine-readable code, e.g. ``rate_limited``; ``None`` if the answer was not Flora's
-        (a proxy in front may answer HTML).
+    :param code: Flora's machine-readable code, e.g. ``rate_limited``; ``None`` if a proxy answered.
     :param message: Flora's text.
     :param fields: ``{field: message}`` of the inputs that Flora refused.
     :param request_id: ``req_…``, which Flora's support asks for.
-    :param retry_after: seconds that Flora asks to wait, if it does.
+    :param retry_after: seconds that Flora asks to wait, if any.
     """
+
+    kind = "api"
 
     _TRANSIENT_STATUSES: ClassVar[frozenset[int]] = frozenset({408, 429})
     _REMEDIES: ClassVar[dict[int, Remedy]] = {400: Remedy.CHANGE_INPUT, 422: Remedy.CHANGE_INPUT}
-    _WAYS_OUT: ClassVar[dict[int, str]] = {
-        401: "Check the API key in the Flora connection; a new one comes from Flora's settings under API keys.",
-        402: "Top up the workspace's credits in Flora, then clear the task.",
-        403: "The key's workspace or plan does not allow this; ask the workspace's owner.",
-        404: "Check the id, and that the key belongs to the workspace that holds it.",
-        409: "A run was started under this idempotency key before; it is in the technique's run history.",
-        422: "The idempotency key was used for other inputs before; use a new key for new inputs.",
-        429: "The workspace's rate limit is shared by everything that uses its key; start fewer at once.",
+    _ADVICE: ClassVar[dict[int, str]] = {
+        401: "Check the API key in the Flora connection. Flora's settings, under API keys, make a new one.",
+        402: "Top up the workspace's credits in Flora, then start again.",
+        403: "The key's workspace or plan does not allow this. Ask the workspace's owner.",
+        404: "Check the id, and that the key belongs to the id's workspace.",
+        409: "This idempotency key has already started a run. Find it in the technique's run history.",
+        422: "This idempotency key was used with other inputs. Use a new key for new inputs.",
+        429: "All users of a workspace share its rate limit. Start fewer runs at once.",
     }
 
     def __init__(
@@ -260,7 +220,7 @@ class FloraAPIError(FloraError):
         request_id: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        self.status = status
+        self.status: int = status
         self.code = code
         self.message = message
         self.fields = fields or {}
@@ -269,8 +229,15 @@ class FloraAPIError(FloraError):
         super().__init__(self._text())
         self.transient = status in self._TRANSIENT_STATUSES or status >= 500
         self.remedy = (
-            Remedy.RETRY_LATER if self.transient or status == 409 else self._REMEDIES.get(status, Remedy.GIVE_UP)
+            Remedy.RETRY_LATER
+            if self.transient or status == 409 or not self.is_floras_own
+            else self._REMEDIES.get(status, Remedy.GIVE_UP)
         )
+
+    @property
+    def is_floras_own(self) -> bool:
+        """Whether Flora itself answered. Its errors have a code; those of a proxy have none."""
+        return self.code is not None
 
     def _text(self) -> str:
         text = f"Flora answered {self.status}"
@@ -281,20 +248,28 @@ class FloraAPIError(FloraError):
             text += " (" + "; ".join(f"{field}: {why}" for field, why in self.fields.items()) + ")"
         if self.request_id:
             text += f" [request id {self.request_id}]"
-        if way_out := self._WAYS_OUT.get(self.status):
-            text += f" {way_out}"
+        if advice := self._ADVICE.get(self.status or 0):
+            text += f" {advice}"
         return text
 
 
 class FloraRunFailedError(FloraError):
-    """The run ended badly. A failed run is in general not charged; a retry is a new run and is."""
+    """A failed run. Flora does not usually charge for it. A retry starts a new run, which is charged."""
+
+    kind = "run_failed"
 
     def __init__(self, run: Run, technique_id: str) -> None:
         self.run = run
+        self.run_id = run.run_id
         self.technique_id = technique_id
-        self.remedy = remedy_for_run(run.error_code, run.error_message)
-        text = f"Run {run.run_id} of technique {technique_id!r} failed"
-        text += f" with {run.error_code}" if run.error_code else " without an error code"
+        self.code = run.error_code
+        self.request_id = run.request_id
+        self.remedy = remedy_of(run)
+        text = f"Run {run.run_id} of technique {technique_id!r} "
+        if run.status == "failed":
+            text += f"failed with {run.error_code}" if run.error_code else "failed without an error code"
+        else:
+            text += f"ended with the unknown status {run.status!r}"
         if run.error_message:
             text += f": {run.error_message}"
         if run.request_id:
@@ -303,14 +278,83 @@ class FloraRunFailedError(FloraError):
 
 
 class FloraRunTimeoutError(FloraError):
-    """The run did not end in time. It goes on at Flora, where nothing can cancel it."""
+    """A run that did not finish in time. It goes on at Flora, which cannot cancel runs."""
 
+    kind = "timeout"
     remedy = Remedy.RETRY_LATER
 
-    def __init__(self, run_id: str, technique_id: str, waited: str, last_known: str = "") -> None:
+    def __init__(
+        self, run_id: str, technique_id: str, waited: str, last_known: str = "", *, last_error: str = ""
+    ) -> None:
         self.run_id = run_id
         self.technique_id = technique_id
+        failing = f" The last polls failed: {last_error.rstrip('.')}." if last_error else ""
         super().__init__(
-            f"Run {run_id} of technique {technique_id!r} did not end {waited}{last_known}. It goes on at Flora, "
-            f"which cannot cancel runs, and may be charged: wait for it by its run_id."
+            f"Run {run_id} of technique {technique_id!r} did not finish {waited}{last_known}.{failing} The run "
+            "goes on at Flora and may be charged. Wait for it by its run_id."
+        )
+
+
+class FloraUnknownStartError(FloraError):
+    """A start whose run cannot be identified. An earlier attempt sent it."""
+
+    kind = "unknown_start"
+    remedy = Remedy.GIVE_UP
+
+
+class FloraNotStoredError(FloraError):
+    """A started run whose id could not be stored."""
+
+    kind = "not_stored"
+    remedy = Remedy.RETRY_NOW
+
+
+class FloraWaitError(FloraError):
+    """A wait whose result cannot be read. A retry waits for the run again."""
+
+    kind = "wait"
+    remedy = Remedy.RETRY_LATER
+
+    def __init__(self, message: str, run_id: str | None = None) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+
+
+class FloraDownloadError(FloraError):
+    """A failed download of an output. A retry resumes the same run and costs nothing.
+
+    :param transient: whether the same request may succeed soon.
+    :param gone: whether the file no longer exists at its URL.
+    :param retry_after: seconds that the server asks to wait, if any.
+    """
+
+    kind = "download"
+    remedy = Remedy.RETRY_LATER
+
+    def __init__(
+        self, message: str, *, transient: bool = False, gone: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.gone = gone
+        self.retry_after = retry_after
+
+
+class FloraStorageError(FloraError):
+    """A storage that could not be read or written. A retry resumes the same run and costs nothing."""
+
+    kind = "storage"
+    remedy = Remedy.RETRY_LATER
+
+
+class FloraInternalError(FloraError):
+    """A bug in this provider, or in a package that it uses, that ended a wait."""
+
+    kind = "internal"
+    remedy = Remedy.RETRY_LATER
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(
+            f"A bug in the Flora provider ended the wait: {type(cause).__name__}: {cause}. The run goes on at "
+            "Flora. A retry waits for it again. Please report the traceback in the log."
         )

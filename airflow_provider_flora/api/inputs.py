@@ -1,4 +1,4 @@
-"""What a run is given, checked against what its technique declares, before anything is spent. No I/O."""
+"""Checks the inputs of a run against its technique, before the run is paid. No I/O."""
 
 from __future__ import annotations
 
@@ -7,43 +7,44 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow_provider_flora.api.assets import content_type_of
 from airflow_provider_flora.api.errors import FloraInputError
+from airflow_provider_flora.api.file_types import content_type_of
 from airflow_provider_flora.api.models import RunInput, Slot, Technique
 
 Inputs = Mapping[str, Any] | Sequence[Mapping[str, Any] | RunInput]
-"""``{input_id: value}``, or Flora's own list of ``{"id", "type", "value"}``. A value of ``None`` is left out."""
+"""``{input_id: value}``, or Flora's own list of ``{"id", "type", "value"}``. Values of ``None`` are left out."""
 
 RUN_INPUT_TYPES = ("text", "imageUrl", "videoUrl")
-"""What a run can be given (the vendor's API pages); a technique may declare other slots all the same."""
+"""Input types that a run accepts (the vendor's API pages). A technique may declare others."""
 
-_TAKES = {
+_EXPECTED = {
     "text": "a text",
     "imageUrl": "the https:// URL of an image",
     "videoUrl": "the https:// URL of a video",
-    "audioUrl": "audio, which Flora's API does not let a run be given",
-    "documentUrl": "a document, which Flora's API does not let a run be given",
+    "audioUrl": "audio, which Flora's API does not support as an input of a run",
+    "documentUrl": "a document, which Flora's API does not support as an input of a run",
 }
 
 MEDIA_INPUT_TYPES = {"imageUrl": "image/", "videoUrl": "video/"}
-"""How the content type of a file begins that is uploaded for an input."""
+"""Start of the content type of a file that is uploaded for an input."""
 
 FileProblem = Callable[[str, str], str | None]
-"""Tells what is wrong with a file, named by a path or URI, for an input of a type; ``None`` if nothing is."""
+"""Returns the problem of a file, by path or URI, for an input type; ``None`` if there is no problem."""
 
 _WEB = re.compile(r"https?:", re.IGNORECASE)
 
-# Flora would make one run, and one charge, for each value of an input (SDK); a task makes exactly one.
-_ONE_RUN_EACH = "; map the task with .expand to make one run for each value"
+# The SDK says "one run per value" of an input with several values: several runs and charges. One request starts
+# exactly one run, whose inputs are {id, type, value: string}.
+_ONE_VALUE_EACH = ". An input takes one value: start a separate run, with its own charge, for each value"
 
 
 def types_are_known(inputs: Inputs) -> bool:
-    """Whether the inputs name their own types, so that the technique need not be asked."""
+    """Whether the inputs name their types, so that the technique is not needed."""
     return not isinstance(inputs, Mapping)
 
 
 def names_a_file(value: str, slot: Slot | None) -> bool:
-    """Whether a media input's value is a file that has to be uploaded: no web URL, and no id of an element."""
+    """Whether a media input's value is a file to upload, and not a web URL or the id of an element."""
     if _WEB.match(value):
         return False
     if slot is not None and slot.accepts_element and ":" not in value:
@@ -52,10 +53,10 @@ def names_a_file(value: str, slot: Slot | None) -> bool:
 
 
 def run_inputs(inputs: Inputs, technique_id: str, technique: Technique | None = None) -> list[RunInput]:
-    """Bring either form of inputs into Flora's own, without checking the values.
+    """Return inputs of either form in Flora's own form, without checking the values.
 
-    :param technique: needed for ``{input_id: value}``, whose types it knows.
-    :raises FloraInputError: an entry cannot be read, or the technique does not have it.
+    :param technique: needed for the types of ``{input_id: value}``.
+    :raises FloraInputError: an entry is malformed, or the technique has no such input.
     """
     reading = _Reading(inputs, technique)
     if reading.problems:
@@ -70,39 +71,40 @@ def check_inputs(
     on_own_origin: Callable[[str], bool] = lambda url: False,
     file_problem: FileProblem | None = None,
 ) -> list[RunInput]:
-    """Bring inputs into Flora's form and check each against its slot.
+    """Return inputs in Flora's own form, each checked against its slot.
 
-    :param on_own_origin: tells whether a media URL that is not ``https://`` may be used all the same.
-    :param file_problem: tells what is wrong with a file; without it, a media input takes URLs only.
-    :raises FloraInputError: with every mistake at once.
+    :param on_own_origin: returns whether a media URL may be used although it is not ``https://``.
+    :param file_problem: returns the problem of a file. Without it, media inputs take URLs only.
+    :raises FloraInputError: lists every mistake.
     """
     reading = _Reading(inputs, technique)
     problems = reading.problems
     problems += (
-        f"{slot.id!r} is missing: it takes {_takes(slot)}"
+        f"{slot.id!r} is missing: it takes {_expected(slot)}"
         for slot in technique.inputs
-        if not slot.optional and slot.id not in reading.given
+        if not slot.optional and slot.id not in reading.filled
     )
     for entry in reading.entries:
         problems += _value_problems(entry, reading.slots.get(entry.id), on_own_origin, file_problem)
-    problems += _repeated(reading.entries)
     if problems:
         raise FloraInputError(technique.technique_id, problems)
     return reading.entries
 
 
 class _Reading:
-    """Inputs of either form, read: the entries, the ids that were given a value, and what could not be read."""
+    """Inputs of either form after reading: the entries, the ids that have a value, and the problems."""
 
     def __init__(self, inputs: Inputs, technique: Technique | None) -> None:
         self.slots: dict[str, Slot] = {slot.id: slot for slot in technique.inputs} if technique else {}
         self.entries: list[RunInput] = []
-        self.given: set[str] = set()
+        self.filled: set[str] = set()
         self.problems: list[str] = []
         if isinstance(inputs, Mapping):
             for input_id, value in inputs.items():
                 if slot := self.slots.get(input_id):
                     self._read(slot.id, slot.type, value)
+                elif not isinstance(input_id, str):
+                    self.problems.append(f"inputs has the key {_preview(input_id)}, but ids of inputs are texts")
                 else:
                     known = ", ".join(map(repr, self.slots)) or "none"
                     self.problems.append(f"{input_id!r} is not an input of this technique; it has: {known}")
@@ -111,8 +113,9 @@ class _Reading:
                 self._read_entry(entry)
         else:
             self.problems.append(
-                f"inputs takes {{input_id: value}} or a list of {{id, type, value}}, not {_shown(inputs)}"
+                f"inputs takes {{input_id: value}} or a list of {{id, type, value}}, not {_preview(inputs)}"
             )
+        self.problems += _repetitions(self.entries)
 
     def _read_entry(self, entry: object) -> None:
         if isinstance(entry, RunInput):
@@ -126,20 +129,20 @@ class _Reading:
             self._read(entry["id"], entry["type"], entry["value"])
         else:
             self.problems.append(
-                f'{_shown(entry)} is not an input: each takes {{"id": ..., "type": ..., "value": ...}}'
+                f'{_preview(entry)} is not an input: each takes {{"id": ..., "type": ..., "value": ...}}'
             )
 
     def _read(self, input_id: str, input_type: str, value: object) -> None:
         if value is None:
             return
-        self.given.add(input_id)
+        self.filled.add(input_id)
         if isinstance(value, str):
             self.entries.append(RunInput(id=input_id, type=input_type, value=value))
         else:
-            takes = _takes(self.slots[input_id]) if input_id in self.slots else "one string"
+            expected = _expected(self.slots[input_id]) if input_id in self.slots else "one string"
             self.problems.append(
-                f"{input_id!r} takes {takes}, not {_shown(value)}"
-                + (_ONE_RUN_EACH if isinstance(value, (list, tuple)) else "")
+                f"{input_id!r} takes {expected}, not {_preview(value)}"
+                + (_ONE_VALUE_EACH if isinstance(value, (list, tuple)) else "")
             )
 
 
@@ -155,16 +158,18 @@ def _value_problems(
     if entry.type != slot.type:
         yield f"{entry.id!r} is of type {slot.type!r}, not {entry.type!r}"
     elif slot.type not in RUN_INPUT_TYPES:
-        yield f"{entry.id!r} takes {_takes(slot)}"
-    elif not entry.value.strip():
-        yield f"{entry.id!r} is empty: it takes {_takes(slot)}" + (
-            "; leave it out instead" if slot.optional else ""
+        yield f"{entry.id!r} takes {_expected(slot)}"
+    elif not any(character.isprintable() and not character.isspace() for character in entry.value):
+        yield f"{entry.id!r} is empty: it takes {_expected(slot)}" + (". Or leave it out" if slot.optional else "")
+    elif entry.value.strip() == "None":
+        yield f"{entry.id!r} is the text 'None'. Its template probably found no value" + (
+            ". Or leave it out" if slot.optional else ""
         )
     elif slot.type != "text" and file_problem is not None and names_a_file(entry.value, slot):
         if problem := file_problem(entry.value, slot.type):
-            yield f"{entry.id!r} takes {_takes(slot)}, or a file of one: {problem}"
+            yield f"{entry.id!r} takes {_expected(slot)}, or a file of one: {problem}"
     elif slot.type != "text" and not _is_media(entry.value, slot, on_own_origin):
-        yield f"{entry.id!r} takes {_takes(slot)}, not {_shown(entry.value)}"
+        yield f"{entry.id!r} takes {_expected(slot)}, not {_preview(entry.value)}"
 
 
 def _is_media(value: str, slot: Slot, on_own_origin: Callable[[str], bool]) -> bool:
@@ -177,26 +182,26 @@ def _is_media(value: str, slot: Slot, on_own_origin: Callable[[str], bool]) -> b
     return (parts.scheme == "https" and bool(parts.hostname)) or on_own_origin(value)
 
 
-def _repeated(entries: Sequence[RunInput]) -> Iterable[str]:
+def _repetitions(entries: Sequence[RunInput]) -> Iterable[str]:
     ids = [entry.id for entry in entries]
     for input_id in dict.fromkeys(ids):
         if ids.count(input_id) > 1:
-            yield f"{input_id!r} is given {ids.count(input_id)} times{_ONE_RUN_EACH}"
+            yield f"{input_id!r} appears {ids.count(input_id)} times{_ONE_VALUE_EACH}"
 
 
-def _takes(slot: Slot) -> str:
-    takes = _TAKES.get(slot.type, f"a value of type {slot.type!r}, which this provider does not know")
+def _expected(slot: Slot) -> str:
+    expected = _EXPECTED.get(slot.type, f"a value of type {slot.type!r}, which this provider does not support")
     if slot.accepts_element and slot.type in RUN_INPUT_TYPES:
-        takes += " or the id of an element"
+        expected += " or the id of an element"
     details = [
         slot.specified_aspect_ratio,
         f"{slot.specified_duration:g} s" if slot.specified_duration else None,
     ]
     if any(details):
-        takes += f" ({', '.join(detail for detail in details if detail)})"
-    return takes
+        expected += f" ({', '.join(detail for detail in details if detail)})"
+    return expected
 
 
-def _shown(value: object, limit: int = 80) -> str:
+def _preview(value: object, limit: int = 80) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,125 @@
+"""Calls of several requests, as generators that both clients drive. No I/O.
+
+A call yields an :class:`Ask` to send a request or a :class:`Pause` to wait. The client sends the answer into the
+generator, or throws the error. The generator returns the result of the call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from airflow_provider_flora.api import answers, operations
+from airflow_provider_flora.api.errors import FloraAnswerSizeError, FloraError
+from airflow_provider_flora.api.exchange import Request, Response
+from airflow_provider_flora.api.inputs import Inputs, run_inputs, types_are_known
+from airflow_provider_flora.api.models import Run, Technique
+from airflow_provider_flora.api.waiting import RunWait, WaitListener, as_flora_error
+
+if TYPE_CHECKING:
+    from airflow_provider_flora.api.pages import Pages
+
+AnswerT = TypeVar("AnswerT")
+ResultT = TypeVar("ResultT")
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True)
+class Ask(Generic[AnswerT]):
+    """A request to send.
+
+    :param read: reads the answer.
+    :param once: do not retry after a transient error. The call decides about retries itself.
+    """
+
+    request: Request
+    read: Callable[[Response], AnswerT]
+    once: bool = False
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A pause before the next request, in seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Done(Generic[ResultT]):
+    """The end of a call, with its result."""
+
+    result: ResultT
+
+
+Step = Ask[Any] | Pause
+Call = Generator[Step, Any, ResultT]
+
+
+def resume(call: Call[ResultT], outcome: Any) -> Step | Done[ResultT]:
+    """Pass the outcome of the last step to a call, an exception by throwing it, and return the next step."""
+    try:
+        return call.throw(outcome) if isinstance(outcome, Exception) else call.send(outcome)
+    except StopIteration as end:
+        return Done(end.value)
+
+
+def start_technique_run(
+    technique_id: str,
+    inputs: Inputs,
+    mode: str,
+    callback_url: str | None,
+    idempotency_key: str | None,
+) -> Call[Run]:
+    """Start a run. Get the types of its inputs first if the inputs do not name them."""
+    technique: Technique | None = None
+    if not types_are_known(inputs):
+        technique = yield Ask(operations.get_technique(technique_id), answers.read_technique)
+    entries = run_inputs(inputs, technique_id, technique)
+    request = operations.start_technique_run(technique_id, entries, mode, callback_url, idempotency_key)
+    run: Run = yield Ask(request, answers.read_run)
+    return run
+
+
+def wait_for_technique_run(
+    technique_id: str,
+    run_id: str,
+    poll_interval: float,
+    timeout: float,
+    deadline: float | None,
+    listener: WaitListener | None,
+) -> Call[Run]:
+    """Poll a run until it has completed or failed."""
+    wait = RunWait(
+        technique_id,
+        run_id,
+        poll_interval=poll_interval,
+        timeout=timeout,
+        deadline=deadline,
+        clock=time.monotonic,
+        listener=listener,
+    )
+    request = operations.get_technique_run(technique_id, run_id)
+    while True:
+        outcome: Run | FloraError
+        try:
+            outcome = yield Ask(request, answers.read_run, once=True)
+        except Exception as error:
+            outcome = as_flora_error(error)
+        pause = wait.after(outcome)
+        if pause is None:
+            return wait.run
+        yield Pause(pause)
+
+
+def read_page(pages: Pages[ItemT]) -> Call[Sequence[ItemT]]:
+    """Read the next page of a list. Halve the page size while a page is too large."""
+    while True:
+        assert pages.request is not None  # noqa: S101
+        try:
+            items: Sequence[ItemT] = yield Ask(pages.request, pages.read)
+        except FloraAnswerSizeError as error:
+            pages.halve(error)
+        else:
+            return items
