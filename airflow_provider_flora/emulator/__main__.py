@@ -12,10 +12,11 @@ import threading
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from airflow_provider_flora.emulator.catalogue import TECHNIQUES, Technique
-from airflow_provider_flora.emulator.idempotency import WINDOWS
-from airflow_provider_flora.emulator.media import SAMPLES
+from airflow_provider_flora.emulator.operations.idempotency import WINDOWS
+from airflow_provider_flora.emulator.operations.media import SAMPLES
+from airflow_provider_flora.emulator.operations.runs import PAGES
 from airflow_provider_flora.emulator.server import API_KEY, WEBHOOK_SECRET, Emulator
+from airflow_provider_flora.emulator.state.catalogue import TECHNIQUES, Technique
 
 DEFAULT_PORT = 8765
 
@@ -23,10 +24,10 @@ DEFAULT_PORT = 8765
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted.
 
-    :param arguments: The command line without the program.
-    :return: The exit code.
+    :param arguments: the command line without the program.
+    :return: the exit code.
     """
-    options = _parser().parse_args(arguments)
+    options = _make_parser().parse_args(arguments)
     emulator = Emulator(**vars(options))
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(missing, file=sys.stderr)
         return 1
     except OSError as error:
-        print(_no_socket(error, options.host, options.port), file=sys.stderr)
+        print(_explain(error, options.host, options.port), file=sys.stderr)
         return 1
     print(_greeting(emulator), flush=True)
     stopping.wait()
@@ -45,29 +46,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_flora.emulator",
         description="A local Flora to develop DAGs against without paying.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on")
-    add("--port", type=int, default=DEFAULT_PORT, help="port to listen on; 0 takes a free one")
-    add("--run-seconds", type=float, default=8.0, help="how long a run takes; 0: it ends at once")
-    add("--upload-port", type=int, default=0, help="port that signed uploads are sent to; 0 takes a free one")
+    add("--host", default="127.0.0.1", help="the address to listen on")
+    add("--port", type=int, default=DEFAULT_PORT, help="the port to listen on; 0 takes a free one")
+    add("--run-seconds", type=float, default=8.0, help="how long a run takes; with 0 it ends at once")
+    add("--upload-port", type=int, default=0, help="the port of the storage host; 0 takes a free one")
     add("--asset-seconds", type=float, default=0.5, help="how long a completed upload is processed")
-    add("--upload-seconds", type=float, default=900.0, help="how long an upload may take from its reservation on")
+    add("--upload-seconds", type=float, default=900.0, help="how long a reservation for an upload lasts")
     add("--seed", type=int, default=0, help="decides what varies: durations and pictures")
-    add("--api-key", default=API_KEY, help="the key that is good")
-    add("--idempotency", choices=list(WINDOWS), default="docs", help="which account of idempotency holds")
+    add("--api-key", default=API_KEY, help="the valid API key")
+    add("--idempotency", choices=list(WINDOWS), default="docs", help="what a repeated idempotency key does")
     add("--idempotency-window", type=float, metavar="SECONDS", help="how long a key is kept")
-    add("--rate-limit", type=float, metavar="N_PER_SECOND", help="requests a second before 429")
-    add("--list-lag", type=float, default=0.0, metavar="SECONDS", help="by how much lists are behind")
-    add("--cost-lag", type=float, default=1.5, metavar="SECONDS", help="how long after its end a charge is unknown")
-    add("--clock-skew", type=float, default=0.0, metavar="SECONDS", help="by how much the clock is ahead")
-    add("--allow-loopback-callbacks", action="store_true", help="take callback URLs on this machine")
-    add("--webhook-secret", default=WEBHOOK_SECRET, metavar="whsec_...", help="what webhooks are signed with")
+    add("--rate-limit", type=float, metavar="N_PER_SECOND", help="requests a second; more get 429")
+    add("--list-lag", type=float, default=0.0, metavar="SECONDS", help="how late lists are")
+    add("--pages", choices=PAGES, default="stable", help="how history is cut into pages")
+    add(
+        "--cost-lag",
+        type=float,
+        default=1.5,
+        metavar="SECONDS",
+        help="how long after its end a charge is unknown",
+    )
+    add("--clock-skew", type=float, default=0.0, metavar="SECONDS", help="how far the clock is ahead")
+    add("--allow-loopback-callbacks", action="store_true", help="accept callback URLs on this machine")
+    add(
+        "--webhook-secret",
+        default=WEBHOOK_SECRET,
+        metavar="whsec_...",
+        help="secret of the webhook signatures",
+    )
     return parser
 
 
@@ -85,9 +98,9 @@ def _greeting(emulator: Emulator) -> str:
             f"  export AIRFLOW_CONN_FLORA_DEFAULT='{json.dumps(connection)}'",
             "",
             "Techniques (a star marks an optional input):",
-            *(_line(technique, width) for technique in TECHNIQUES),
+            *(_describe(technique, width) for technique in TECHNIQUES),
             "",
-            "Pictures to run them with:",
+            "Samples to run them with:",
             *(f"  {emulator.origin}/media/samples/{name}" for name in SAMPLES),
             "",
             f"What happened so far: {emulator.origin}/_emulator/ledger",
@@ -96,12 +109,12 @@ def _greeting(emulator: Emulator) -> str:
     )
 
 
-def _line(technique: Technique, width: int) -> str:
+def _describe(technique: Technique, width: int) -> str:
     inputs = ", ".join(f"{slot.id}{'*' * slot.optional} ({slot.type})" for slot in technique.inputs)
     return f"  {technique.slug:{width}}  ${technique.run_cost:.2f}  {technique.name}: {inputs}"
 
 
-def _no_socket(error: OSError, host: str, port: int) -> str:
+def _explain(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"Port {port} is taken: choose another with --port, or a free one with --port 0."
     return f"Cannot listen on {host}:{port}: {os.strerror(error.errno) if error.errno else error}"

@@ -1,6 +1,6 @@
-"""The control endpoints under ``/_emulator``: read the books, order faults, put runs there, start afresh.
+"""The control endpoints below ``/_emulator``: read the ledger, order faults, seed runs, change techniques, reset.
 
-They are the emulator's own. Flora has nothing like them, and no client of Flora may need them.
+They are the emulator's own. Flora does not have them, and no client of Flora may need them.
 """
 
 from __future__ import annotations
@@ -11,56 +11,64 @@ from typing import Any
 
 from aiohttp import web
 
-from airflow_provider_flora.emulator.assets import Assets
-from airflow_provider_flora.emulator.blobs import blob_path
-from airflow_provider_flora.emulator.catalogue import find_technique
-from airflow_provider_flora.emulator.clock import Clock
-from airflow_provider_flora.emulator.faults import Faults
-from airflow_provider_flora.emulator.history import History
-from airflow_provider_flora.emulator.idempotency import IdempotencyKeys
-from airflow_provider_flora.emulator.ledger import Ledger
-from airflow_provider_flora.emulator.runs import STATUSES
-from airflow_provider_flora.emulator.webhooks import Webhooks
+from airflow_provider_flora.emulator.faults.orders import Faults
+from airflow_provider_flora.emulator.media.blobs import blob_path
+from airflow_provider_flora.emulator.operations.idempotency import IdempotencyKeys
+from airflow_provider_flora.emulator.operations.webhooks import Webhooks
+from airflow_provider_flora.emulator.service import Service
+from airflow_provider_flora.emulator.state.assets import Assets
+from airflow_provider_flora.emulator.state.catalogue import Catalogue, Technique
+from airflow_provider_flora.emulator.state.clock import Clock
+from airflow_provider_flora.emulator.state.history import History
+from airflow_provider_flora.emulator.state.ledger import Ledger
+from airflow_provider_flora.emulator.state.runs import STATUSES
 
 MAX_SEEDED = 1_000_000
+CHANGES = {"slug": (str,), "name": (str,), "run_cost": (int, float), "deleted": (bool,)}
 SEED_DEFAULTS = {"count": 1, "technique_id": "editorial-still", "status": "completed", "spacing_ms": 1000}
 BLOB_DEFAULTS = {"content_type": "application/octet-stream", "name": "blob"}
 
 
 class Control:
-    """What the control endpoints do, for Python and for HTTP alike.
+    """What the control endpoints do, for Python and for HTTP.
 
-    :param clock: Tells the time.
-    :param history: The runs.
-    :param assets: The assets.
-    :param keys: The idempotency keys, those of runs and those in headers.
-    :param ledger: The books.
-    :param faults: What was ordered.
-    :param webhooks: Deliveries that are due.
+    :param clock: the emulator's time.
+    :param catalogue: the techniques.
+    :param history: the runs.
+    :param assets: the assets.
+    :param keys: the idempotency keys of runs, and those in headers.
+    :param ledger: what happened.
+    :param faults: the ordered faults.
+    :param webhooks: the deliveries that are due.
+    :param service: the slow starts.
     """
 
     def __init__(
         self,
         clock: Clock,
+        catalogue: Catalogue,
         history: History,
         assets: Assets,
         keys: Sequence[IdempotencyKeys],
         ledger: Ledger,
         faults: Faults,
         webhooks: Webhooks,
+        service: Service,
     ) -> None:
         self._clock = clock
+        self._catalogue = catalogue
         self._history = history
         self._assets = assets
         self._keys = keys
         self._ledger = ledger
         self._faults = faults
         self._webhooks = webhooks
+        self._service = service
 
     def add_routes(self, routes: web.UrlDispatcher) -> None:
         """Serve the control endpoints.
 
-        :param routes: Where.
+        :param routes: the routes of the application.
         """
 
         async def ledger(request: web.Request) -> web.Response:
@@ -68,52 +76,61 @@ class Control:
 
         async def blobs(request: web.Request) -> web.Response:
             origin = f"http://{request.host}"
-            answer: web.Response = await _endpoint(lambda order: self.blob(order, origin))(request)
+            answer: web.Response = await _endpoint(lambda wanted: self.describe_blob(wanted, origin))(request)
             return answer
 
         routes.add_get("/_emulator/ledger", ledger)
-        routes.add_post("/_emulator/reset", _endpoint(lambda order: self.reset()))
+        routes.add_post("/_emulator/reset", _endpoint(lambda _: self.reset()))
         routes.add_post("/_emulator/runs", _endpoint(self.seed_runs))
+        routes.add_post("/_emulator/techniques", _endpoint(self.change_technique))
         routes.add_post("/_emulator/blobs", blobs)
         routes.add_post("/_emulator/faults", _endpoint(self.order_fault))
-        routes.add_delete("/_emulator/faults", _endpoint(lambda order: self.clear_faults()))
+        routes.add_delete("/_emulator/faults", _endpoint(lambda _: self.clear_faults()))
 
     def ledger(self, *, with_runs: bool = True) -> dict[str, Any]:
-        """The books, with the faults that are in force."""
-        books = self._ledger.as_json(self._history.all(), self._clock.now(), with_runs=with_runs)
-        return {**books, "assets": self._assets.as_json(), "faults": self._faults.as_json()}
+        """The ledger, with the Flora assets and the faults in force."""
+        entries = self._ledger.as_json(self._history.all(), self._clock.now(), with_runs=with_runs)
+        return {**entries, "assets": self._assets.as_json(), "faults": self._faults.as_json()}
 
     def reset(self) -> dict[str, Any]:
-        """Forget runs, assets, keys, faults, due deliveries and the books."""
+        """Forget runs, assets, keys, faults, deliveries, slow starts, the ledger and changes of techniques."""
         for keys in self._keys:
             keys.clear()
-        for part in (self._history, self._assets, self._faults, self._webhooks, self._ledger):
+        for part in (
+            self._service,
+            self._catalogue,
+            self._history,
+            self._assets,
+            self._faults,
+            self._webhooks,
+            self._ledger,
+        ):
             part.clear()
         return {}
 
     def order_fault(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Place an order.
+        """Order a fault.
 
-        :param order: See ``faults.py``.
-        :raises ValueError: When the order makes no sense.
+        :param order: see ``faults/orders.py``.
+        :raises ValueError: when the order is not valid.
         """
-        return self._faults.order(order).as_json()
+        return self._faults.add(order).as_json()
 
     def clear_faults(self) -> dict[str, Any]:
-        """Take every order back."""
+        """Cancel every order."""
         self._faults.clear()
         return {}
 
-    def seed_runs(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Put runs there that somebody else started.
+    def seed_runs(self, seeding: Mapping[str, Any]) -> dict[str, Any]:
+        """Add runs that somebody else started.
 
-        :param order: ``count``, ``technique_id`` (or slug), ``status``, ``spacing_ms``.
-        :raises ValueError: When the order makes no sense.
+        :param seeding: ``count``, ``technique_id`` (or slug), ``status``, ``spacing_ms``.
+        :raises ValueError: when it is not valid.
         """
-        unknown = [name for name in order if name not in SEED_DEFAULTS]
+        unknown = [name for name in seeding if name not in SEED_DEFAULTS]
         if unknown:
             raise ValueError(f"seeding does not take {unknown[0]!r}: it takes {', '.join(SEED_DEFAULTS)}")
-        wanted = {**SEED_DEFAULTS, **order}
+        wanted = {**SEED_DEFAULTS, **seeding}
         count, spacing, status = wanted["count"], wanted["spacing_ms"], wanted["status"]
         if type(count) is not int or not 0 < count <= MAX_SEEDED:
             raise ValueError(f"count is {count!r}: it must be a whole number from 1 to {MAX_SEEDED}")
@@ -121,23 +138,46 @@ class Control:
             raise ValueError(f"spacing_ms is {spacing!r}: it must be a number of milliseconds")
         if status not in STATUSES:
             raise ValueError(f"status is {status!r}: it must be one of {', '.join(STATUSES)}")
-        technique = find_technique(str(wanted["technique_id"]))
-        if technique is None:
-            raise ValueError(f"technique_id is {wanted['technique_id']!r}: no technique has that id or slug")
+        technique = self._find_technique(wanted["technique_id"])
         runs = self._history.seed(technique, count=count, status=status, spacing=spacing)
         return {"run_ids": [run.run_id for run in runs]}
 
-    def blob(self, order: Mapping[str, Any], origin: str) -> dict[str, Any]:
-        """Where a file of any length is served.
+    def change_technique(self, change: Mapping[str, Any]) -> dict[str, Any]:
+        """Rename a technique, change its price, or delete it.
 
-        :param order: ``bytes``, ``content_type`` and ``name``, which decides what is in it.
-        :param origin: Where the caller reaches the emulator.
-        :raises ValueError: When the order makes no sense.
+        :param change: ``technique_id`` (or slug), and what changes: ``slug``, ``name``, ``run_cost``, ``deleted``.
+        :return: the technique as it is now; empty when it was deleted.
+        :raises ValueError: when it is not valid.
         """
-        unknown = [name for name in order if name not in ("bytes", *BLOB_DEFAULTS)]
-        if unknown or "bytes" not in order:
-            raise ValueError(f"a blob takes bytes and perhaps {' and '.join(BLOB_DEFAULTS)}")
-        wanted = {**BLOB_DEFAULTS, **order}
+        changes = dict(change)
+        technique = self._find_technique(changes.pop("technique_id", None))
+        for name, value in changes.items():
+            if name not in CHANGES:
+                raise ValueError(f"a technique has no {name!r} to change: it has {', '.join(CHANGES)}")
+            if type(value) not in CHANGES[name] or value == "" or (name == "run_cost" and value < 0):
+                raise ValueError(f"{name} is {value!r}: no technique can have that")
+        if changes.pop("deleted", False):
+            self._catalogue.delete(technique)
+            return {}
+        return self._catalogue.change(technique, **changes).as_json()
+
+    def _find_technique(self, address: Any) -> Technique:
+        technique = self._catalogue.find(str(address))
+        if technique is None:
+            raise ValueError(f"technique_id is {address!r}: no technique has that id or slug")
+        return technique
+
+    def describe_blob(self, blob: Mapping[str, Any], origin: str) -> dict[str, Any]:
+        """Say where a blob is served.
+
+        :param blob: ``bytes``, ``content_type`` and ``name``, which decides its content.
+        :param origin: where the caller reaches the emulator.
+        :raises ValueError: when it is not valid.
+        """
+        unknown = [name for name in blob if name not in ("bytes", *BLOB_DEFAULTS)]
+        if unknown or "bytes" not in blob:
+            raise ValueError(f"a blob takes bytes, and optionally {' and '.join(BLOB_DEFAULTS)}")
+        wanted = {**BLOB_DEFAULTS, **blob}
         path = blob_path(wanted["bytes"], str(wanted["name"]), wanted["content_type"])
         return {"url": f"{origin}/media/{path}", "bytes": wanted["bytes"], "content_type": wanted["content_type"]}
 
@@ -148,12 +188,12 @@ def _endpoint(
     async def serve(request: web.Request) -> web.Response:
         try:
             body = await request.read()
-            order = json.loads(body) if body else {}
-            if not isinstance(order, dict):
-                raise ValueError("an order is a JSON object")
-            return web.json_response(work(order))
+            wanted = json.loads(body) if body else {}
+            if not isinstance(wanted, dict):
+                raise ValueError("the body must be a JSON object")
+            return web.json_response(work(wanted))
         except ValueError as error:
-            problem = {"code": "bad_order", "message": str(error)}
+            problem = {"code": "bad_request", "message": str(error)}
             return web.json_response({"error": problem}, status=400)
 
     return serve

@@ -1,4 +1,4 @@
-"""The emulator as one object: puts its parts together, and serves them from a thread of its own."""
+"""The emulator as one object: it builds the parts, and serves them from a thread of its own."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from airflow_provider_flora.emulator.api import Api
-from airflow_provider_flora.emulator.asset_api import AssetApi
-from airflow_provider_flora.emulator.assets import Assets
-from airflow_provider_flora.emulator.clock import Clock
 from airflow_provider_flora.emulator.control import Control
-from airflow_provider_flora.emulator.faults import Faults
-from airflow_provider_flora.emulator.history import History
-from airflow_provider_flora.emulator.idempotency import IdempotencyKeys
-from airflow_provider_flora.emulator.ledger import Ledger
-from airflow_provider_flora.emulator.media import Media
+from airflow_provider_flora.emulator.faults.orders import Faults
+from airflow_provider_flora.emulator.operations.assets import AssetOperations
+from airflow_provider_flora.emulator.operations.idempotency import IdempotencyKeys
+from airflow_provider_flora.emulator.operations.media import Media
+from airflow_provider_flora.emulator.operations.runs import RunOperations
+from airflow_provider_flora.emulator.operations.start_request import StartRequestReader
+from airflow_provider_flora.emulator.operations.techniques import TechniqueOperations
+from airflow_provider_flora.emulator.operations.uploads import StorageHost
+from airflow_provider_flora.emulator.operations.webhooks import Webhooks
 from airflow_provider_flora.emulator.service import Service
-from airflow_provider_flora.emulator.start_request import StartRequestReader
-from airflow_provider_flora.emulator.storage import Storage
-from airflow_provider_flora.emulator.webhooks import Webhooks
+from airflow_provider_flora.emulator.state.assets import Assets
+from airflow_provider_flora.emulator.state.catalogue import Catalogue
+from airflow_provider_flora.emulator.state.clock import Clock
+from airflow_provider_flora.emulator.state.history import History
+from airflow_provider_flora.emulator.state.ledger import Ledger
 
 API_KEY = "sk_test_emulator"
 WEBHOOK_SECRET = "whsec_emulator"  # noqa: S105  it guards nothing
@@ -44,28 +46,29 @@ class Emulator:
             ...  # a client with emulator.base_url and emulator.api_key
             assert emulator.ledger()["charged_runs"] == 1
 
-    It serves from a thread of its own, so that synchronous and asynchronous code can talk to it from the same
-    process. After :meth:`stop`, :meth:`start` brings it back on the same port with its runs still there; files that
-    were uploaded are gone.
+    It serves from a thread of its own: synchronous and asynchronous code of the same process can talk to it. After
+    :meth:`stop`, :meth:`start` brings it back on the same port with its runs. Uploaded files are gone then.
 
-    :param port: The port; 0 takes a free one.
-    :param host: The address to listen on.
-    :param run_seconds: How long a run takes, give or take a tenth; 0 means that it ends at once.
-    :param upload_port: The port of the storage host that signed uploads go to; 0 takes a free one.
-    :param asset_seconds: How long a completed upload is processed.
-    :param upload_seconds: How long an upload may take from its reservation on.
-    :param seed: Decides what varies: durations and pictures.
-    :param api_key: The key that is good. Assign to the attribute ``api_key`` to rotate it.
-    :param idempotency: Which account of idempotency holds, ``docs`` or ``site``.
-    :param idempotency_window: Seconds for which a key is kept; 2 hours (docs) or 24 hours (site) if ``None``.
-    :param rate_limit: Requests a second; ``None`` for no limit.
-    :param list_lag: Seconds by which lists are behind.
-    :param cost_lag: Seconds after its end for which the charge of a run is not known yet.
-    :param clock_skew: Seconds by which the emulator's clock is ahead.
-    :param allow_loopback_callbacks: Take callback URLs on this machine.
-    :param webhook_secret: The secret that webhooks are signed with.
-    :param former_webhook_secret: A second one to sign with, as during the rotation of a secret.
-    :param webhook_time_scale: Factor on the delays between attempts to deliver: 10, 60 and 300 seconds.
+    :param port: the port; 0 takes a free one.
+    :param host: the address to listen on.
+    :param run_seconds: how long a run takes, give or take a tenth; with 0 it ends at once.
+    :param upload_port: the port of the storage host that signed uploads go to; 0 takes a free one.
+    :param asset_seconds: how long a completed upload is processed.
+    :param upload_seconds: how long a reservation lasts.
+    :param seed: decides what varies: durations and pictures.
+    :param api_key: the valid API key. Assign to the attribute ``api_key`` to rotate it.
+    :param idempotency: what a repeated idempotency key does, by ``docs`` or by ``site``.
+    :param idempotency_window: seconds for which a key is kept; ``None``: 2 hours (``docs``) or 24 hours (``site``).
+    :param rate_limit: requests a second; ``None`` for no limit.
+    :param list_lag: seconds by which lists are late.
+    :param pages: how history is cut into pages. ``stable``: new runs do not move them. ``offset``: by counting, as
+        the cursor in Flora's own example does. A run that arrives between two pages then shows another on both.
+    :param cost_lag: seconds after the end of a run until its charge is known.
+    :param clock_skew: seconds by which the emulator's clock is ahead.
+    :param allow_loopback_callbacks: accept callback URLs on this machine.
+    :param webhook_secret: the secret that webhooks are signed with.
+    :param former_webhook_secret: a second secret to sign with, as while a secret is rotated.
+    :param webhook_time_scale: factor on the delays between attempts to deliver: 10, 60 and 300 seconds.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Emulator:
         idempotency_window: float | None = None,
         rate_limit: float | None = None,
         list_lag: float = 0.0,
+        pages: str = "stable",
         cost_lag: float = 1.5,
         clock_skew: float = 0.0,
         allow_loopback_callbacks: bool = False,
@@ -94,10 +98,10 @@ class Emulator:
         self.port = port
         self.upload_port = upload_port
         self.api_key = api_key
-        self.webhook_secret = webhook_secret
         clock = Clock(clock_skew)
         ledger = Ledger()
         faults = Faults(lambda: ledger.faults_fired)
+        catalogue = Catalogue()
         history = History(clock, run_seconds=run_seconds, list_lag=list_lag, seed=seed)
         keys = IdempotencyKeys(idempotency, idempotency_window, clock)
         signing_secrets = (webhook_secret, *([former_webhook_secret] if former_webhook_secret else []))
@@ -107,13 +111,17 @@ class Emulator:
         reader = StartRequestReader(allow_loopback_callbacks=allow_loopback_callbacks)
         header_keys = IdempotencyKeys(idempotency, idempotency_window, clock)
         self._assets = Assets(clock, upload_seconds)
-        asset_api = AssetApi(clock, self._assets, asset_seconds, lambda: self.upload_port, self._is_own_host)
-        storage = Storage(clock, self._assets)
-        api = Api(clock, history, keys, webhooks, reader, cost_lag, self._is_own_host)
+        asset_operations = AssetOperations(
+            clock, self._assets, asset_seconds, lambda: self.upload_port, self._is_own_host
+        )
+        storage = StorageHost(clock, self._assets)
+        techniques = TechniqueOperations(clock, catalogue)
+        runs = RunOperations(clock, catalogue, history, keys, webhooks, reader, cost_lag, pages, self._is_own_host)
         self._media = Media(history, self._assets, clock, seed)
         self._service = Service(
-            api,
-            asset_api,
+            techniques,
+            runs,
+            asset_operations,
             storage,
             self._assets,
             header_keys,
@@ -126,12 +134,14 @@ class Emulator:
         )
         self._ledger = ledger
         self._webhooks = webhooks
-        self._control = Control(clock, history, self._assets, (keys, header_keys), ledger, faults, webhooks)
+        self._control = Control(
+            clock, catalogue, history, self._assets, (keys, header_keys), ledger, faults, webhooks, self._service
+        )
         self._thread: threading.Thread | None = None
 
     @property
     def origin(self) -> str:
-        """Where it is reached: ``http://127.0.0.1:8765``. It is known once it has started."""
+        """Its address, such as ``http://127.0.0.1:8765``; known once it has started."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
@@ -141,10 +151,10 @@ class Emulator:
         return f"{self.origin}/api/v1"
 
     def start(self) -> Emulator:
-        """Serve, from now until :meth:`stop`.
+        """Serve until :meth:`stop`.
 
-        :raises ModuleNotFoundError: When Pillow or PyAV are missing.
-        :raises OSError: When the port is taken.
+        :raises ModuleNotFoundError: when Pillow or PyAV is missing.
+        :raises OSError: when the port is taken.
         """
         if not all(importlib.util.find_spec(name) for name in ("PIL", "av")):
             raise ModuleNotFoundError(MISSING_EXTRA)
@@ -160,7 +170,7 @@ class Emulator:
         return self
 
     def stop(self) -> None:
-        """Serve no longer; what is under way is broken off."""
+        """Stop serving. Requests in progress are cut off."""
         if self._thread is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
@@ -178,45 +188,58 @@ class Emulator:
         self.stop()
 
     def ledger(self, *, with_runs: bool = True) -> dict[str, Any]:
-        """What happened so far; ``GET /_emulator/ledger``.
+        """Return what happened so far; ``GET /_emulator/ledger``.
 
-        :param with_runs: Also list the runs one by one.
+        :param with_runs: also list the runs one by one.
         """
-        return self._on_its_thread(lambda: self._control.ledger(with_runs=with_runs))
+        return self._call_on_its_thread(lambda: self._control.ledger(with_runs=with_runs))
 
     def order_fault(self, kind: str, **order: Any) -> dict[str, Any]:
         """Order a fault; ``POST /_emulator/faults``.
 
-        :param kind: What is to happen; ``faults.py`` has the table.
-        :param order: The rest of the order.
-        :raises ValueError: When the order makes no sense; the message says what would.
+        :param kind: what happens; ``faults/kinds.py`` has the table.
+        :param order: the other words of the order.
+        :raises ValueError: when the order is not valid; the message says what would be.
         """
-        return self._on_its_thread(lambda: self._control.order_fault({"kind": kind, **order}))
+        return self._call_on_its_thread(lambda: self._control.order_fault({"kind": kind, **order}))
 
     def clear_faults(self) -> None:
-        """Take every order back; ``DELETE /_emulator/faults``."""
-        self._on_its_thread(self._control.clear_faults)
+        """Cancel every ordered fault; ``DELETE /_emulator/faults``."""
+        self._call_on_its_thread(self._control.clear_faults)
 
     def reset(self) -> None:
-        """Forget runs, assets, keys, faults and the books; ``POST /_emulator/reset``."""
-        self._on_its_thread(self._control.reset)
+        """Forget all state, changes of techniques and the ledger included; ``POST /_emulator/reset``."""
+        self._call_on_its_thread(self._control.reset)
 
-    def seed_runs(self, count: int = 1, **order: Any) -> list[str]:
-        """Put runs there that somebody else started; ``POST /_emulator/runs``.
+    def change_technique(self, technique_id: str, **changes: Any) -> dict[str, Any]:
+        """Rename a technique, change its price, or delete it; ``POST /_emulator/techniques``.
 
-        :param count: How many.
-        :param order: ``technique_id``, ``status`` and ``spacing_ms``.
-        :return: Their ids, oldest first.
-        :raises ValueError: When the order makes no sense.
+        Runs that were started keep the technique as it was. :meth:`reset` undoes the change.
+
+        :param technique_id: its id or slug.
+        :param changes: ``slug``, ``name``, ``run_cost`` (USD) or ``deleted=True``.
+        :return: the technique as it is now; empty when it was deleted.
+        :raises ValueError: when the change is not valid.
         """
-        seeded = self._on_its_thread(lambda: self._control.seed_runs({"count": count, **order}))
+        change = {"technique_id": technique_id, **changes}
+        return self._call_on_its_thread(lambda: self._control.change_technique(change))
+
+    def seed_runs(self, count: int = 1, **seeding: Any) -> list[str]:
+        """Add runs that somebody else started; ``POST /_emulator/runs``.
+
+        :param count: how many runs.
+        :param seeding: ``technique_id``, ``status`` and ``spacing_ms``.
+        :return: their ids, oldest first.
+        :raises ValueError: when the seeding is not valid.
+        """
+        seeded = self._call_on_its_thread(lambda: self._control.seed_runs({"count": count, **seeding}))
         run_ids: list[str] = seeded["run_ids"]
         return run_ids
 
     def _is_own_host(self, netloc: str) -> bool:
         return netloc in {f"{host}:{self.port}" for host in (self.host, "127.0.0.1", "localhost", "[::1]")}
 
-    def _on_its_thread(self, work: Callable[[], T]) -> T:
+    def _call_on_its_thread(self, work: Callable[[], T]) -> T:
         if self._thread is None:
             return work()
 
@@ -228,15 +251,17 @@ class Emulator:
     async def _serve(self, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        application = self._service.application()
+        application = self._service.make_application()
         self._control.add_routes(application.router)
-        runner = _runner(application)
-        storage = _runner(self._service.storage_application())
+        runner = _make_runner(application)
+        storage = _make_runner(self._service.make_storage_application())
         server = None
         try:
             await runner.setup()
             await storage.setup()
-            server = await self._loop.create_server(self._counting(runner), self.host, self.port, backlog=_BACKLOG)
+            server = await self._loop.create_server(
+                self._count_connections(runner), self.host, self.port, backlog=_BACKLOG
+            )
             self.port = server.sockets[0].getsockname()[1]
             uploads = web.TCPSite(storage, self.host, self.upload_port)
             await uploads.start()
@@ -257,8 +282,8 @@ class Emulator:
         self._media.close()
         self._assets.clear()
 
-    def _counting(self, runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
-        """The server's factory of connections, counted."""
+    def _count_connections(self, runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
+        """The server's factory of connections, which counts them in the ledger."""
 
         def connection() -> asyncio.Protocol:
             self._ledger.connections += 1
@@ -268,5 +293,5 @@ class Emulator:
         return connection
 
 
-def _runner(application: web.Application) -> web.AppRunner:
+def _make_runner(application: web.Application) -> web.AppRunner:
     return web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.1)
