@@ -1,1 +1,1 @@
-"""One run, seen from one task: how it is started, waited for and handed over."""
+"""The run of a task: starting it, waiting for it, returning its result."""

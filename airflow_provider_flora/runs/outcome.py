@@ -1,31 +1,29 @@
-"""A finished run becomes a value in XCom, or the right exception. Knows nothing of how the run came to be."""
+"""Turns a finished run into XComs, or into an exception that Airflow handles correctly."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException
-
-from airflow_provider_flora.api.errors import FloraError, FloraRunFailedError, Remedy
+from airflow_provider_flora.airflow_compat import AirflowFailException, push_xcom
+from airflow_provider_flora.api.errors import FloraError, FloraRunFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from airflow_provider_flora.api.models import Run
+    from airflow_provider_flora.task.log import Log
 
-XCOM_KEYS = ("outputs", "output_urls", "output_texts", "charged_cost")
-"""Parts of the value that are XComs of their own, so that ``op.output["output_urls"]`` is an argument for another
-task; ``files`` is one where outputs were downloaded. ``run_id`` is one too, pushed as soon as the run exists: no
-key is pushed twice in a try, which Airflow does not bear well across a deferral."""
+LARGE_TEXT_BYTES = 64 * 1024
 
 
 def value_of(run: Run, technique_id: str) -> dict[str, Any]:
-    """Return a run as a plain dict, fit for XCom.
+    """Return a run as a plain dict for XCom.
 
-    Times are unix milliseconds, ``charged_cost`` is in USD and ``None`` while Flora has not told it: before
-    completion the API shows a quote in its place. A text output's ``url`` *is* the text.
+    Times are unix milliseconds. ``charged_cost`` is in USD, and ``None`` until Flora reports it: before completion
+    the API shows a quote in its place. The ``url`` of a text output *is* the text.
     """
     outputs = [output.model_dump() for output in run.outputs]
     return {
@@ -34,7 +32,6 @@ def value_of(run: Run, technique_id: str) -> dict[str, Any]:
         "status": run.status,
         "outputs": outputs,
         "output_urls": [output["url"] for output in outputs if output["type"] != "text"],
-        "output_texts": [output["url"] for output in outputs if output["type"] == "text"],
         "charged_cost": run.charged_cost if run.completed else None,
         "created_at": run.created_at,
         "started_at": run.started_at,
@@ -47,12 +44,13 @@ def hand_over(
     technique_id: str,
     context: Mapping[str, Any],
     returns: str,
+    log: Log,
     download: Callable[[], list[dict[str, Any]]] | None = None,
 ) -> Any:
-    """Push the parts of a run's value to XCom, tell the task's assets, and return what the task returns.
+    """Push a run's XComs, add the run to the events of the task's assets, and return the task's value.
 
     :param returns: ``run`` for the whole value, ``outputs`` for the list of outputs.
-    :param download: brings the outputs of a completed run home and gives their files.
+    :param download: downloads the outputs of a completed run and returns their files.
     :raises FloraRunFailedError: the run failed.
     """
     if run.failed:
@@ -61,60 +59,98 @@ def hand_over(
     if download is not None:
         value["files"] = download()
     if context["task"].do_xcom_push:
-        for key in (*XCOM_KEYS, *(("files",) if download is not None else ())):
-            context["ti"].xcom_push(key=key, value=value[key])
-    _tell_assets(value, context)
+        for key, part in _xcoms(value, log).items():
+            push_xcom(context["ti"], key, part)
+    _add_to_asset_events(value, context)
+    log.info("%s", _summary(value))
     return value["outputs"] if returns == "outputs" else value
 
 
-def _tell_assets(value: Mapping[str, Any], context: Mapping[str, Any]) -> None:
-    """Let the event of each asset that the task updates carry what became of the run.
+def _xcoms(value: Mapping[str, Any], log: Log) -> dict[str, Any]:
+    """Return the parts of a run's value that become separate XComs, for ``op.output[key]``.
 
-    An alias stands for no asset until somebody says which, so its events are the DAG author's.
+    ``run_id`` is another one, pushed when the run has started. A text is stored twice at most: in the return value
+    and in ``output_texts``. A large text is stored in the return value only. ``outputs`` is a separate XCom only if
+    it contains no text.
+    """
+    texts = [output["url"] for output in value["outputs"] if output["type"] == "text"]
+    parts = {key: value[key] for key in ("output_urls", "charged_cost", "files") if key in value}
+    if not texts:
+        parts["outputs"] = value["outputs"]
+    if any(len((text or "").encode(errors="replace")) > LARGE_TEXT_BYTES for text in texts):
+        log.warning(
+            "An output text is larger than %d KB. It is only in the return value, not in the XCom output_texts",
+            LARGE_TEXT_BYTES // 1024,
+        )
+    else:
+        parts["output_texts"] = texts
+    return parts
+
+
+def _summary(value: Mapping[str, Any]) -> str:
+    """Return the result of a run in one line for the log."""
+    files = {file["output_id"]: file["uri"] for file in value.get("files", ())}
+    outputs = [_shorten(output, files.get(output["output_id"])) for output in value["outputs"]]
+    cost = value["charged_cost"]
+    charged = "charge not known yet" if cost is None else f"charged {cost:g} USD"
+    took = ""
+    if value["status"] == "completed" and value["completed_at"] and value["created_at"]:
+        took = f" after {(value['completed_at'] - value['created_at']) / 1000:.0f} s"
+    return f"{value['run_id']} {value['status']}{took}, {charged}: {', '.join(outputs) or 'no outputs'}"
+
+
+def _shorten(output: Mapping[str, Any], file: str | None) -> str:
+    if file is not None:
+        return f"{output['output_id']} = {file}"
+    if output["type"] == "text":
+        return f"{output['output_id']} = text of {len(output['url'] or '')} characters"
+    return f"{output['output_id']} = {output['url']}"
+
+
+def _add_to_asset_events(value: Mapping[str, Any], context: Mapping[str, Any]) -> None:
+    """Add the run to the event of each Airflow asset that the task updates.
+
+    An asset alias is left to the DAG's author: its asset is not known here.
     """
     outlets = getattr(context["task"], "outlets", None)
     if not outlets:
         return
-    from airflow.providers.common.compat.sdk import Asset
+    from airflow_provider_flora.airflow_compat import Asset
 
-    told = {key: value[key] for key in ("run_id", "technique_id", "charged_cost")}
+    extra = {key: value[key] for key in ("run_id", "technique_id", "charged_cost")}
     for outlet in outlets:
         if isinstance(outlet, Asset):
             event = context["outlet_events"][outlet]
-            event.extra = {**event.extra, **told, "files": value.get("files", [])}
-
-
-class FloraWaitError(FloraError):
-    """A wait in the triggerer ended without a finished run."""
-
-    def __init__(self, message: str, remedy: Remedy) -> None:
-        super().__init__(message)
-        self.remedy = remedy
-
-
-def run_of_event(event: Mapping[str, Any]) -> Run:
-    """Return the finished run that a trigger's event carries.
-
-    :raises FloraWaitError: it carries none: the time was over, or waiting further could not help.
-    """
-    from airflow_provider_flora.api.models import Run
-
-    if "run" in event:
-        return Run.model_validate(event["run"])
-    if "timeout" in event:
-        raise FloraWaitError(event["timeout"], Remedy.RETRY_LATER)
-    raise FloraWaitError(event["error"], Remedy.RETRY_LATER if event["retryable"] else Remedy.GIVE_UP)
+            event.extra = {**event.extra, **extra, "files": value.get("files", [])}
 
 
 @contextmanager
 def airflow_errors() -> Iterator[None]:
-    """Keep Airflow from retrying what a retry cannot mend.
+    """Prevent retries that cannot succeed.
 
-    :raises AirflowFailException: for a :class:`FloraError` whose remedy is "change the input" or "give up".
+    The Flora error is raised without its causes. An error whose remedy is "change the input" or "give up" becomes
+    an ``AirflowFailException`` too, with the same attributes.
+
+    :raises FloraError: the Flora error.
     """
     try:
         yield
     except FloraError as error:
-        if error.remedy.retryable:
-            raise
-        raise AirflowFailException(str(error)) from error
+        raise (error if error.remedy.retryable else _make_final(error)) from None
+
+
+def _make_final(error: FloraError) -> FloraError:
+    """Return an error with the same class, attributes and text that Airflow does not retry."""
+    if isinstance(error, AirflowFailException):
+        return error
+    kind: Any = type(error)
+    final = _final_class(kind)
+    copy: FloraError = final.__new__(final, *error.args)
+    copy.__dict__.update(error.__dict__)
+    return copy.with_traceback(error.__traceback__)
+
+
+@cache
+def _final_class(kind: Any) -> Any:
+    names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (kind, AirflowFailException), names)

@@ -1,258 +1,205 @@
-"""Exactly one paid run for each execution that a user asked for, whatever dies in between.
+"""Starts exactly one paid run for each execution, even if processes are killed in between.
 
-Everything that decides whether the one POST that spends money may be sent, or sent again, is in this file and
-nowhere else. What is known is kept in a *record*: in Airflow's task state store (3.3 and later), which survives
-crashes, retries, deferrals and clears. The record is written before the POST (the intent: idempotency key, digest
-of the inputs, Flora's time), after it (the run's id) and when the result is handed over (delivered). The next try
-reads it:
+One POST costs money. Only :func:`decide` decides whether to send it, or to send it again. It is a function of the
+record of earlier attempts (see ``runs.record``), the run in the record, and a few facts. Everything else in this
+file performs one step at a time, and decides again after each step:
 
     ================  =======================================  ================================================
-    state             what the record says                     what is done
+    state             what is known                            action
     ================  =======================================  ================================================
-    NEW               nothing, or a start that Flora refused   store an intent, send it
-    UNANSWERED        an intent; same inputs; Flora still      send it again: under one key Flora makes one run.
-                      knows its key                            Answer 409: the run exists, find it in the history
-    UNKNOWABLE        an intent; other inputs, or Flora may    nothing in the history that could be it: NEW;
-                      have forgotten its key                   else stop, or NEW with on_unknown_start="restart"
-    ACTIVE            a run that goes on; same inputs          wait for it
-    COMPLETED         a completed run, not delivered, or       hand it over
-                      delivered and not cleared since
-    DELIVERED         delivered, and cleared by a user since   NEW: the clear asks for a new run
-    FAILED            a failed run that a retry may mend, or   NEW
-                      one that a user has cleared since
-    FAILED_FOR_GOOD   a failed run that no retry can mend      raise its failure
-    CHANGED           a run that did not fail, other inputs;   cleared by a user since: NEW; else stop, since the
-                      never delivered                          result would not be that of the task's inputs
+    NEW               no start was sent, or Flora refused it   store an intent, send it
+    AT_WORK           the answer to a start was lost, and      wait until it is certain to have ended
+                      Flora may still process the start
+    UNANSWERED        it has ended; same inputs; Flora still   send it again: one key makes one run.
+                      knows its key                            If Flora reports a used key: find the run
+    UNKNOWABLE        it has ended; other inputs, or Flora     no candidate in the history: NEW; otherwise
+                      may have forgotten its key               stop, or NEW with on_unknown_start="restart"
+    STARTED           a run in an unknown state                poll it
+    ACTIVE            an active run                            wait for it
+    COMPLETED         a completed run                          return it
+    DELIVERED         its task succeeded, and a user has       NEW: the clear asks for a new run
+                      cleared it since
+    FAILED            a failed run that may be retried, or     NEW
+                      that a user has cleared since
+    FAILED_FOR_GOOD   a failed run that a retry cannot fix     raise its failure
+    CHANGED           a run with other inputs, not failed,     cleared by a user since: NEW; otherwise stop, since
+                      never delivered                          its result does not belong to the task's inputs
+    GONE              a run that Flora does not show           cleared by a user since: NEW; otherwise stop
+    ABANDONED         adopt_run_id="none", and a user has      NEW
+                      cleared the task since
     ================  =======================================  ================================================
 
-A user's clear changes the task instance's ``max_tries``, an automatic retry does not: that is how they differ.
+The assumptions about Flora (``docs``: the vendor's API pages, ``site``: the vendor's developer site):
 
-Airflow 2.11 to 3.2 have no such store. There the keys are derived from the task instance and its inputs, each try
-begins as UNANSWERED, and what holds is what Flora's idempotency window allows.
-
-Two facts about Flora that all of this rests on, and the two accounts of each (``docs``: the vendor's API pages,
-``site``: the vendor's developer site):
-
-- A repeated key makes no second run. It answers 409 ``idempotency_duplicate`` without the run's id (docs), or
-  the first answer again (site).
-- A key is kept for 2 hours (docs) or 24 (site). Here: 2 hours.
+- A repeated key starts no second run. Flora answers 409 ``idempotency_duplicate`` without the run's id (docs), or
+  repeats its first answer (site). But it may process two simultaneous requests with one key twice (site). So the
+  second is sent only after the first is certain to have ended.
+- Flora knows a key for 2 hours (docs) or 24 (site). Here: 2 hours.
+- Flora's own 5xx releases the key: the request has ended without a run (measured by the vendor).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum, auto
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from http import HTTPStatus
+from typing import TYPE_CHECKING, ClassVar
 
 import tenacity
 
+from airflow_provider_flora.api import answers, calls, exchange, operations, retries
 from airflow_provider_flora.api.errors import (
     FloraAPIError,
     FloraError,
+    FloraFileError,
+    FloraNotStoredError,
     FloraRunFailedError,
+    FloraUnknownStartError,
     Remedy,
-    remedy_for_run,
+    remedy_of,
 )
-from airflow_provider_flora.api.protocol import NOT_FOUND_GRACE, new_idempotency_key
-from airflow_provider_flora.runs.task_state import keep
+from airflow_provider_flora.api.starts import Fate, fate_of, start_duration
+from airflow_provider_flora.api.waiting import RunWait
+from airflow_provider_flora.runs.record import Record, Records, Window, digest_of, digests_differ
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
     from airflow_provider_flora.api.models import Run, RunInput
+    from airflow_provider_flora.task.log import Log
 
-KEY_KEPT_FOR = 2 * 3600.0
-"""Seconds that Flora surely knows a key (the shorter of the two accounts)."""
+KEY_LIFETIME = 2 * 3600.0
+"""Seconds for which Flora knows a key (the shorter of its two statements)."""
 KEY_MARGIN = 300.0
-"""Seconds before the end of that time from which on a key no longer counts as known."""
+"""Seconds by which a key counts as forgotten earlier than that."""
 CLOCK_MARGIN = 3.0
-"""Seconds by which Flora's clock, read off an answer's ``Date`` (whole seconds), may have been misread."""
-HISTORY_LAG = 3.0
-"""Seconds that a run may take to appear in the history, and between two looks for it."""
-HISTORY_LOOKS = 5
+"""Largest error in seconds of Flora's clock, which is read from the whole seconds of an answer's ``Date``."""
+HISTORY_LAG = 30.0
+"""Seconds that a run may take to appear in the history."""
+POLL_INTERVAL, POLL_FOR = 5.0, 600.0
+"""Seconds between two polls of an earlier attempt's run while it cannot be read, and for all these polls."""
 MAX_CANDIDATES = 20
-STOP, RESTART = "stop", "restart"
-
-
-class FloraUnknownStartError(FloraError):
-    """An earlier try may have started a run, and which one it is cannot be told for certain."""
-
-    remedy = Remedy.GIVE_UP
-
-
-class FloraNotStoredError(FloraError):
-    """A run was started, but Airflow could not be told."""
-
-    remedy = Remedy.RETRY_NOW
+SAVES, SLOW_SAVE = 3, 2.0
+"""Seconds. An intent that took longer to save is saved again with its real time, this often at most. Each time it
+allows for a save that takes twice as long as the one before."""
+RESTART = "restart"
+ABANDON = "none"
+"""The ``adopt_run_id`` that abandons an earlier run."""
 
 
 class State(Enum):
-    """How a task stands towards its run; the table at the top of this file says what is done in each."""
+    """The state of a task's run. The table at the top of this file lists the action of each."""
 
     NEW = auto()
+    AT_WORK = auto()
     UNANSWERED = auto()
     UNKNOWABLE = auto()
+    STARTED = auto()
     ACTIVE = auto()
     COMPLETED = auto()
     DELIVERED = auto()
     FAILED = auto()
     FAILED_FOR_GOOD = auto()
     CHANGED = auto()
-
-
-Window = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of a task's run.
-
-    :param key: idempotency key.
-    :param digest: of technique, inputs and callback URL.
-    :param max_tries: of the task instance when the intent was written; a user's clear changes it.
-    :param sent: from when to when, in Flora's unix time (s), each sending can have become a run; oldest first.
-    :param past: the task's runs before this one: delivered and then cleared, or failed.
-    """
-
-    key: str
-    digest: str
-    max_tries: int
-    sent: list[Window]
-    run_id: str | None = None
-    delivered: bool = False
-    past: list[str] = field(default_factory=list)
-
-
-class Log(Protocol):
-    """What a task's logger has in every Airflow."""
-
-    def info(self, event: str, /, *args: Any) -> object:
-        """Say what happens."""
-
-    def warning(self, event: str, /, *args: Any) -> object:
-        """Say what a person should look at."""
-
-
-class Memory(Protocol):
-    """Where records are kept."""
-
-    def load(self) -> Record | None:
-        """Return the record of an earlier try, if there was one."""
-
-    def save(self, record: Record) -> None:
-        """Keep a record."""
-
-    def new_record(self, digest: str, max_tries: int, window: Window, previous: Record | None) -> Record:
-        """Make an intent under a key that ``previous`` did not have."""
-
-    def is_last(self, record: Record) -> bool:
-        """Whether no earlier try can have gone further than this record."""
-
-
-class TaskStateMemory:
-    """Airflow's task state store (3.3 and later).
-
-    :param store: ``context["task_state_store"]``.
-    """
-
-    _KEY = "flora_run"
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
-
-    def load(self) -> Record | None:
-        """Return the record of an earlier try."""
-        stored = self._store.get(self._KEY)
-        if stored is None:
-            return None
-        return Record(**{**stored, "sent": [(start, end) for start, end in stored["sent"]]})
-
-    def save(self, record: Record) -> None:
-        """Keep a record for as long as the task instance can be cleared: it costs a row of 200 bytes."""
-        plain = {**asdict(record), "sent": [list(window) for window in record.sent]}
-        keep(self._store, self._KEY, plain)
-
-    def new_record(self, digest: str, max_tries: int, window: Window, previous: Record | None) -> Record:
-        """Make an intent under a key of its own."""
-        return Record(new_idempotency_key(), digest, max_tries, [window])
-
-    def is_last(self, record: Record) -> bool:
-        """Return true: an earlier try's record would have been loaded."""
-        return True
-
-
-class DerivedMemory:
-    """No store: what earlier tries must have done, derived from the task instance.
-
-    :param identity: what tells the task instance from all others.
-    :param try_number: 1 for the first try since the last clear: there can be no earlier run.
-    :param since: unix time before which no try of this task instance can have run.
-    """
-
-    def __init__(self, identity: Sequence[str | int], try_number: int, since: float) -> None:
-        self._identity = [*identity]
-        self._try_number = try_number
-        self._since = since
-
-    def load(self) -> None:
-        """Return nothing: that an earlier try sent its key shows when it is sent again."""
-
-    def save(self, record: Record) -> None:
-        """Keep nothing."""
-
-    def new_record(self, digest: str, max_tries: int, window: Window, previous: Record | None) -> Record:
-        """Make the intent that every try of this task instance makes, or the next after one whose run failed."""
-        generation = 0 if previous is None else _generation(previous) + 1
-        name = json.dumps([*self._identity, max_tries, digest])
-        key = f"airflow-{hashlib.sha256(name.encode()).hexdigest()[:40]}-{generation}"
-        start, end = window
-        # The window is in Flora's time. How long ago the first try can have been is the same by any clock.
-        earlier = max(0.0, time.time() - self._since) if self._try_number > 1 else 0.0
-        return Record(key, digest, max_tries, [(start - earlier, end)])
-
-    def is_last(self, record: Record) -> bool:
-        """Whether each earlier try may have burned one key of those before this record's."""
-        return _generation(record) + 1 >= self._try_number
-
-
-def _generation(record: Record) -> int:
-    return int(record.key.rpartition("-")[2])
+    GONE = auto()
+    ABANDONED = auto()
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be started, checked against the technique.
+class Facts:
+    """The facts that decide, in addition to the record and the run.
 
-    :param history_id: the technique's id as the history filters by it.
-    :param inputs: gives what the run is given. Asked for after ``may_spend`` and before a sending is noted, since
-        it may have to upload files first and take its time. The same each time.
-    :param may_spend: is asked before a new run is paid; raises to forbid it.
+    :param now: Flora's unix time (s). Needed only while a start is unanswered.
+    :param same_inputs: whether technique, inputs and files are those of the record.
+    :param cleared: whether a user has cleared the task since the record was written.
+    :param abandoned: whether the user abandons the earlier run.
+    :param key_is_known: whether Flora is certain to know the key, regardless of its age.
+    """
+
+    now: float
+    same_inputs: bool
+    cleared: bool
+    abandoned: bool
+    key_is_known: bool = False
+
+
+class Gone:
+    """A placeholder for a run that Flora does not show."""
+
+
+def decide(record: Record, run: Run | Gone | None, facts: Facts) -> State:
+    """Return the state of a task's run. A pure function.
+
+    :param run: the record's run as Flora shows it; ``None`` before the first poll.
+    """
+    if facts.abandoned and facts.cleared and (record.run_id or record.sent):
+        return State.ABANDONED
+    if record.run_id is None:
+        return _decide_without_run(record, facts) if record.sent else State.NEW
+    if record.delivered and facts.cleared:
+        return State.DELIVERED
+    if run is None:
+        return State.STARTED
+    if isinstance(run, Gone):
+        return State.GONE
+    if run.failed:
+        return State.FAILED if facts.cleared or remedy_of(run).retryable else State.FAILED_FOR_GOOD
+    if not record.delivered and not facts.same_inputs:
+        return State.CHANGED
+    return State.COMPLETED if run.completed else State.ACTIVE
+
+
+def _decide_without_run(record: Record, facts: Facts) -> State:
+    if facts.now < record.latest_end:
+        return State.AT_WORK
+    age = facts.now - record.sent[0][0]
+    key_is_known = facts.key_is_known or age < KEY_LIFETIME - KEY_MARGIN
+    return State.UNANSWERED if record.resendable and facts.same_inputs and key_is_known else State.UNKNOWABLE
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run to start, checked against the technique.
+
+    :param history_id: the technique's id, which the history filters by.
+    :param prepare_inputs: uploads files and returns the run's inputs, the same ones each time. Called after
+        ``check_before_start`` and before a start request is recorded, since uploads may take long.
+    :param check_before_start: called before each start request. Raises an error to prevent it.
     """
 
     history_id: str
-    inputs: Callable[[], Sequence[RunInput]]
-    may_spend: Callable[[], None]
+    prepare_inputs: Callable[[], Sequence[RunInput]]
+    check_before_start: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class StartedRun:
+    """A task's run, and the technique id that Flora shows it under."""
+
+    run: Run
+    technique_id: str
 
 
 class Starter:
-    """Starts a task's run exactly once.
+    """A starter of exactly one run for a task.
 
-    :param client: makes the requests.
-    :param technique_id: as the user named it.
-    :param given: the task's inputs as the user gave them.
-    :param order: makes of them what is to be started. It is asked for only where a start may have to be sent: a run
-        that is there is taken up even if its technique has changed since.
-    :param memory: where the record is kept.
-    :param max_tries: the task instance's.
-    :param on_unknown_start: ``stop``, or ``restart`` to accept a second charge where it cannot be told whether
-        there was a first.
-    :param siblings: gives the ids of runs that are known to belong to other tasks.
-    :param sleep: waits for seconds.
+    :param client: client for the requests.
+    :param technique_id: technique, as the user named it.
+    :param inputs: the task's inputs, as the user named them.
+    :param files: returns the SHA-256 by name of the files among the inputs. Called only if a start may be sent, or
+        if a user has cleared the task and the files may have changed.
+    :param plan: plans the run to start. Called only if a start may be sent: an existing run is returned even if its
+        technique has changed.
+    :param callback_url: URL that Flora calls when the run ends.
+    :param records: storage of the record.
+    :param on_unknown_start: ``stop``, or ``restart`` to accept a second charge if an earlier start's run cannot be
+        identified.
+    :param siblings: returns the ids of runs that belong to other tasks.
+    :param log: the task's log.
+    :param abandoned: whether the user abandons the earlier run.
     """
 
     def __init__(
@@ -260,290 +207,493 @@ class Starter:
         client: FloraClient,
         *,
         technique_id: str,
-        given: object,
-        order: Callable[[], Order],
+        inputs: object,
+        files: Callable[[], dict[str, str]],
+        plan: Callable[[], PlannedRun],
         callback_url: str | None,
-        memory: Memory,
-        max_tries: int,
+        records: Records,
         on_unknown_start: str,
         siblings: Callable[[], Iterable[str]],
         log: Log,
-        sleep: Callable[[float], None] = time.sleep,
+        abandoned: bool = False,
     ) -> None:
         self._client = client
         self._technique_id = technique_id
-        self._make_order = order
+        self._read_files = files
+        self._make_plan = plan
         self._callback_url = callback_url
-        self._memory = memory
-        self._max_tries = max_tries
+        self._records = records
+        self._attempt = records.attempt
         self._on_unknown_start = on_unknown_start
         self._siblings = siblings
         self._log = log
-        self._sleep = sleep
-        self._digest = digest_of(technique_id, given, callback_url)
+        self._abandoned = abandoned
+        self._blank = records.empty_record(digest_of(technique_id, inputs, callback_url), technique_id)
+        self._run: Run | Gone | None = None
+        self._key_is_known = False
+        self._attempts_left = client.settings.max_retries + 1
+        self._record = self._blank
+        self._was_started_before = False
+        self._epoch: float | None = None
 
-    @cached_property
-    def _order(self) -> Order:
-        return self._make_order()
+    def start(self) -> StartedRun:
+        """Return the task's only run, started now or by an earlier attempt.
 
-    def start(self) -> Run:
-        """Return the task's one run: started now, or by an earlier try.
-
-        :raises FloraUnknownStartError: it cannot be told which run is this task's.
-        :raises FloraRunFailedError: the run of an earlier try failed for good.
+        :raises FloraUnknownStartError: the task's run cannot be identified.
+        :raises FloraRunFailedError: the run of an earlier attempt failed, and a retry cannot fix it.
         :raises FloraError: Flora refused the start.
         """
-        record = self._memory.load()
-        if record is None or (record.run_id is None and not record.sent):
-            return self._start_new(record)
-        run = self._run_of(record)
-        state = self._state(record, run)
-        if run is None:
-            return self._send_again(record) if state is State.UNANSWERED else self._start_unless_in_history(record)
-        if state in (State.DELIVERED, State.FAILED):
-            return self._start_new(record)
-        if state is State.FAILED_FOR_GOOD:
-            raise FloraRunFailedError(run, self._technique_id)
-        if state is State.CHANGED:
-            return self._start_if_cleared(record, run)
-        self._log.info("Adopted %s of an earlier try (%s)", run.run_id, run.status)
-        if self._cleared_since(record):  # the clear has been answered: the next retry is not one
-            self._memory.save(replace(record, max_tries=self._max_tries))
-        return run
-
-    def adopt(self, run_id: str) -> Run:
-        """Return a run that a person says is this task's, and keep its id as that of one started here."""
-        run = self._client.get_technique_run(self._technique_id, run_id)
-        self._log.info("Adopted %s by adopt_run_id (%s)", run.run_id, run.status)
-        record = self._memory.new_record(self._digest, self._max_tries, self._window(), None)
-        self._remember(replace(record, run_id=run.run_id))
-        return run
-
-    def _state(self, record: Record, run: Run | None) -> State:
-        cleared = self._cleared_since(record)
-        if run is None:
-            age = self._flora_now() - record.sent[0][0]
-            known = record.digest == self._digest and age < KEY_KEPT_FOR - KEY_MARGIN
-            return State.UNANSWERED if known else State.UNKNOWABLE
-        if run.failed:
-            retryable = remedy_for_run(run.error_code, run.error_message).retryable
-            return State.FAILED if cleared or retryable else State.FAILED_FOR_GOOD
-        if record.delivered:
-            return State.DELIVERED if cleared else State.COMPLETED
-        if record.digest != self._digest:
-            return State.CHANGED
-        return State.COMPLETED if run.completed else State.ACTIVE
-
-    def _cleared_since(self, record: Record) -> bool:
-        # A clear sets it to try_number + retries: that is less than before if the DAG now allows fewer retries.
-        return self._max_tries != record.max_tries
-
-    def _run_of(self, record: Record) -> Run | None:
-        if record.run_id is None:
-            return None
+        with self._records.protect_paid_run():
+            self._record = self._load_record()
+        self._was_started_before = self._record.run_id is not None
         try:
-            return self._look(record.run_id, sent_at=record.sent[-1][0])
-        except FloraAPIError as error:
-            if error.status != 404:
+            while True:
+                state = decide(self._record, self._run, self._collect_facts())
+                run = self._ACTIONS[state](self)
+                if run is not None:
+                    return StartedRun(run, self._record.history_id or self._record.technique_id)
+        except FloraError as error:
+            conflict = isinstance(error, FloraAPIError) and error.status == 409
+            is_final = not error.remedy.retryable or conflict
+            if not self._record.unanswered or not is_final or isinstance(error, FloraUnknownStartError):
                 raise
-            raise FloraUnknownStartError(
-                f"An earlier try of this task started {record.run_id}, which Flora does not show to this "
-                "connection now; its key may belong to another workspace than before. Nothing was started. "
-                "Restore the connection, or set adopt_run_id to a run that it shows."
-            ) from error
+            raise self._explain_lost_start(error) from None
 
-    def _look(self, run_id: str, sent_at: float) -> Run:
-        """Return a run as it stands; one that was started just now may be missing for a moment."""
-        while True:
-            try:
-                return self._client.get_technique_run(self._technique_id, run_id)
-            except FloraAPIError as error:
-                if error.status != 404 or self._flora_now() - sent_at > NOT_FOUND_GRACE:
-                    raise
-            self._sleep(HISTORY_LAG)
+    def adopt(self, run_id: str) -> StartedRun:
+        """Return a run that the user names, and store its id as if it had been started here."""
+        with self._records.protect_paid_run():
+            run = self._client.get_technique_run(self._technique_id, run_id)
+        self._log.info("Adopted %s by adopt_run_id (%s)", run.run_id, run.status)
+        record = self._records.load()
+        if record is None or record.run_id != run.run_id:
+            self._save_run_id(replace(self._blank, run_id=run.run_id))
+        return StartedRun(run, self._technique_id)
 
-    def _start_new(self, previous: Record | None) -> Run:
-        self._order.may_spend()
-        self._order.inputs()
-        record = self._memory.new_record(self._digest, self._max_tries, self._window(), previous)
-        if previous is not None:
-            past = [*previous.past, *([previous.run_id] if previous.run_id else [])]
-            record = replace(record, past=past[-MAX_CANDIDATES:])
-        self._memory.save(record)
-        run = self._send(record)
-        if self._memory.is_last(record):
-            return run
-        run = self._look(run.run_id, sent_at=self._flora_now())
-        state = self._state(replace(record, run_id=run.run_id), run)
-        if state is State.FAILED:
-            return self._start_new(replace(record, run_id=run.run_id))
-        if state is State.FAILED_FOR_GOOD:
-            raise FloraRunFailedError(run, self._technique_id)
-        return run
+    def _load_record(self) -> Record:
+        record = self._records.load()
+        if record is not None:
+            return record
+        presumed = self._presume(self._records.new_intent(self._blank, None))
+        if presumed is None:
+            self._records.save(self._blank)  # from now on, a missing record is a lost one
+        return presumed or self._blank
 
-    def _send_again(self, record: Record) -> Run:
-        self._order.inputs()
-        record = replace(record, sent=[*record.sent, self._window()])
-        self._memory.save(record)
+    def _presume(self, intent: Record) -> Record | None:
+        if self._attempt.try_number == 1:
+            return None  # without the request for Flora's time
+        return self._records.presume(intent, self._get_skew(), self._start_duration)
+
+    def _collect_facts(self) -> Facts:
+        record, cleared = self._record, self._is_cleared()
+        return Facts(
+            now=self._get_flora_time() if record.unanswered else 0.0,
+            same_inputs=not digests_differ(record.digest, self._blank.digest) and self._has_same_files(cleared),
+            cleared=cleared,
+            abandoned=self._abandoned,
+            key_is_known=self._key_is_known,
+        )
+
+    def _is_cleared(self) -> bool:
+        """Whether a user has cleared the task since the record was written.
+
+        A clear changes ``max_tries``; a retry does not. If the DAG's ``retries`` were lowered, the new number may
+        equal the old one. Then the attempt's number or the DAG run's ``clear_number`` shows the clear. For a task
+        that had not succeeded, both must show it.
+        """
+        record, attempt = self._record, self._attempt
+        is_first = attempt.number == 1
+        if record.presumed and record.run_id is None:
+            return is_first
+        if attempt.max_tries != record.max_tries:
+            return True
+        numbers = (attempt.clear_number, record.clear_number)
+        one_was_cleared = None not in numbers and attempt.clear_number != record.clear_number
+        if record.delivered:
+            return is_first or one_was_cleared
+        return is_first and one_was_cleared
+
+    def _has_same_files(self, cleared: bool) -> bool:
+        """Whether the files among the inputs are unchanged since the record was written."""
+        record = self._record
+        if record.presumed or not record.files:
+            return True
+        if record.run_id is not None and not (cleared and not record.delivered):
+            return True  # the execution continues with its first files
+        try:
+            return self._files == record.files
+        except FloraFileError as error:
+            if record.run_id is None:
+                raise
+            self._log.warning("Assuming that the input files of %s have not changed: %s", record.run_id, error)
+            return True
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        return self._read_files()
+
+    @cached_property
+    def _plan(self) -> PlannedRun:
+        return self._make_plan()
+
+    @property
+    def _start_duration(self) -> float:
+        """Seconds after which a start request is certain to have ended."""
+        return start_duration(self._client.settings)
+
+    def _get_skew(self) -> float:
+        if self._client.clock_skew is None:
+            next(iter(self._client.list_technique_runs(page_size=1)), None)
+        return self._client.clock_skew or 0.0
+
+    def _get_flora_time(self) -> float:
+        """Return Flora's time: measured once, then counted by the monotonic clock, which nobody sets."""
+        if self._epoch is None:
+            skew = self._get_skew()  # first: it may have to ask Flora, and wait for that
+            self._epoch = time.time() + skew - time.monotonic()
+        return self._epoch + time.monotonic()
+
+    def _start_new(self) -> Run | None:
+        """Make an intent and send it, unless an earlier attempt may have sent it."""
+        plan, previous = self._prepare_to_send(), self._record
+        intent = replace(
+            self._records.new_intent(self._blank, previous), files=self._files, history_id=plan.history_id
+        )
+        self._run = None
+        self._key_is_known = False
+        presumed = self._presume(intent) if previous.presumed and previous.run_id is not None else None
+        if presumed is not None:
+            self._record = presumed
+            return None
+        return self._send(intent)
+
+    def _send_again(self) -> Run | None:
+        plan = self._prepare_to_send()
+        record = replace(self._record, files=self._files, history_id=plan.history_id)
+        self._log.info("Sending the start again, with its idempotency key")
         return self._send(record)
 
-    def _send(self, record: Record) -> Run:
-        """Send the intent and keep the id of its run."""
-        try:
-            run = self._client.start_technique_run(
-                self._technique_id, self._order.inputs(), "async", self._callback_url, record.key
+    def _send(self, record: Record) -> Run | None:
+        """Send the intent once. Return the run, or ``None`` if the record holds the result."""
+        earlier, slow = record.sent, 0.0
+        for _ in range(SAVES):
+            began = self._get_flora_time()
+            self._record = replace(
+                record,
+                sent=(*earlier, (began, began + slow + self._start_duration)),
+                max_tries=self._blank.max_tries,  # a clear before this request does not concern its run
+                clear_number=self._blank.clear_number,
             )
-            self._log.info("Started %s", run.run_id)
-            run = run.model_copy(update={"charged_cost": None})  # the answer to a start has a quote there
-        except FloraAPIError as error:
-            if error.status != 409:
-                self._note_refusal(record, error)
-                raise
-            found = self._find(record)
-            if found is None:
-                return self._start_new(record)
-            run = found
-            self._log.info("Found %s after a lost answer", run.run_id)
-        self._remember(replace(record, run_id=run.run_id))
+            self._records.save(self._record)
+            saved = self._get_flora_time()
+            if saved - began <= max(slow, SLOW_SAVE):
+                break
+            slow = 2 * (saved - began)
+        else:  # at least this attempt knows when it was sent
+            self._record = replace(self._record, sent=(*earlier, (began, saved + self._start_duration)))
+        request = operations.start_technique_run(
+            self._technique_id, self._plan.prepare_inputs(), "async", self._callback_url, record.key
+        )
+        try:
+            run = self._client.ask(request, answers.read_run)
+        except FloraError as error:
+            return self._handle_failed_start(error, earlier, request)
+        self._log.info("Started %s" + (", now or by an earlier request" if earlier else ""), run.run_id)
+        self._save_run_id(replace(self._record, run_id=run.run_id))
+        if earlier:
+            return None  # Flora may have repeated its answer to the first request
+        return run.model_copy(update={"charged_cost": None})  # the answer to a start contains a quote
+
+    def _handle_failed_start(
+        self, error: FloraError, earlier: tuple[Window, ...], request: exchange.Request
+    ) -> Run | None:
+        fate = fate_of(error)
+        if fate is Fate.KEY_WAS_USED and earlier:
+            self._save_if_possible(replace(self._record, sent=earlier))
+            return self._find_run_of_used_key()
+        if fate is not Fate.UNKNOWN:
+            last = (self._record.sent[-1][0], self._get_flora_time())
+            self._save_if_possible(replace(self._record, sent=(*earlier, last) if fate is Fate.FAILED else earlier))
+        if fate is Fate.UNKNOWN:
+            error.remedy = Remedy.RETRY_LATER  # the next attempt sends it again and finds its run
+        self._attempts_left -= 1
+        if not self._attempts_left or not (fate is Fate.UNKNOWN or retries.is_worth_retrying(error)):
+            raise error
+        attempt = self._client.settings.max_retries + 1 - self._attempts_left
+        if fate is Fate.UNKNOWN:
+            self._log.warning("The answer to the start was lost: %s", error)
+            return None
+        pause = retries.pause_before_retry(error, attempt, request, self._client.settings)
+        self._log.warning("The start is sent again in %.0f s: %s", pause, error)
+        self._pause(pause)
+        if not self._record.sent:  # it started nothing, so there is nothing to decide; but the price may have risen
+            self._prepare_to_send()
+            return self._send(self._record)
+        return None
+
+    def _wait_until_ended(self) -> None:
+        pause = self._record.latest_end - self._get_flora_time()
+        self._log.info(
+            "Waiting %.0f s until an earlier start is certain to have ended. Its answer was lost, and Flora could "
+            "process the same start twice",
+            pause,
+        )
+        self._pause(max(0.0, pause))
+
+    def _start_unless_in_history(self) -> Run | None:
+        record, found = self._record, self._find_candidates()
+        candidates = [run for run in found if not (run.failed and remedy_of(run).retryable)]
+        if not candidates:
+            self._record = replace(record, sent=())  # it started nothing, so its key is unused
+            return self._start_new()
+        oldest = self._get_flora_time() - (KEY_LIFETIME - KEY_MARGIN)
+        same_inputs = self._collect_facts().same_inputs
+        all_are_young = all((run.created_at or 0) / 1000 > oldest for run in candidates)
+        # Without a record, a failed run may have been this task's, and the next run had another key.
+        if record.resendable and same_inputs and all_are_young and len(found) == len(candidates):
+            self._key_is_known = True  # if one of them is this task's, Flora still knows its key
+            return None
+        if self._on_unknown_start == RESTART:
+            self._log.warning(
+                "Starting a new run as on_unknown_start='restart' allows: %d runs may already be this task's",
+                len(candidates),
+            )
+            return self._start_new()
+        why = (
+            "Flora may have forgotten its idempotency key"
+            if same_inputs and record.resendable
+            else "its record is lost"
+            if same_inputs
+            else "the task's inputs have changed"
+        )
+        raise self._unknown_start_error(f"The start cannot be sent again: {why}.", candidates)
+
+    def _find_run_of_used_key(self) -> Run | None:
+        """Find the run of a used key in the history."""
+        candidates = self._find_candidates()
+        if len(candidates) == 1 or (
+            candidates and all(run.failed and remedy_of(run).retryable for run in candidates)
+        ):
+            self._log.info("Found %s after a lost answer", candidates[0].run_id)
+            self._save_run_id(replace(self._record, run_id=candidates[0].run_id))
+            return None
+        if candidates and self._on_unknown_start == RESTART:
+            self._log.warning(
+                "Starting a second run as on_unknown_start='restart' allows: the first may be any of %d",
+                len(candidates),
+            )
+            return self._start_new()
+        error = self._unknown_start_error("Flora reports that the start has a run, but not which one.", candidates)
+        if not candidates:
+            error.remedy = Remedy.RETRY_LATER  # the run may still appear
+        raise error
+
+    def _poll(self) -> None:
+        """Poll the record's run until Flora answers."""
+        record = self._record
+        technique_id, run_id = record.history_id or record.technique_id or self._technique_id, str(record.run_id)
+        wait = RunWait(technique_id, run_id, poll_interval=POLL_INTERVAL, timeout=POLL_FOR, clock=time.monotonic)
+        request = operations.get_technique_run(technique_id, run_id)
+        is_reported = False
+        while True:
+            try:
+                self._run = self._client.ask(request, answers.read_run)
+                return
+            except FloraError as error:
+                failure = error
+            try:
+                pause = wait.after(failure)
+            except FloraAPIError as error:
+                if error.status != 404:
+                    raise
+                with self._records.protect_paid_run():
+                    self._run = self._find_in_history(run_id) or Gone()
+                return
+            if not is_reported:
+                self._log.warning("%s of an earlier attempt cannot be read now, polling again: %s", run_id, failure)
+            is_reported = True
+            time.sleep(pause or 0.0)
+
+    def _find_in_history(self, run_id: str) -> Run | None:
+        """Return a run from the history, which may still show runs of a deleted technique."""
+        oldest = self._record.sent[0][0] - CLOCK_MARGIN if self._record.sent else 0.0
+        for page in self._pages_of_history(self._record.history_id or None):
+            for run in page:
+                if run.run_id == run_id:
+                    return run
+            if _reaches_back(page, oldest):
+                break
+        return None
+
+    def _return_run(self) -> Run:
+        run = self._run
+        assert run is not None and not isinstance(run, Gone)  # noqa: S101, PT018  # decided so
+        if self._was_started_before:
+            self._log.info("Adopted %s of an earlier attempt (%s)", run.run_id, run.status)
+        if self._is_cleared():  # the clear is handled now: the next attempt is a retry
+            blank = self._blank
+            self._records.save(replace(self._record, max_tries=blank.max_tries, clear_number=blank.clear_number))
         return run
 
-    def _note_refusal(self, record: Record, error: FloraAPIError) -> None:
-        """Strike a sending out that Flora refused at once: it cannot have become a run."""
-        if error.transient or error.attempts > 1:
-            return
+    def _raise_failure(self) -> Run:
+        run = self._run
+        assert run is not None and not isinstance(run, Gone)  # noqa: S101, PT018  # decided so
+        raise FloraRunFailedError(run, self._technique_id)
+
+    def _start_if_cleared(self) -> Run | None:
+        run_id, is_gone = self._record.run_id, isinstance(self._run, Gone)
+        if self._is_cleared():
+            why = "Flora no longer shows it" if is_gone else "the inputs have changed"
+            self._log.warning("Leaving %s of an earlier attempt: the task was cleared, and %s", run_id, why)
+            return self._start_new()
+        problem = (
+            "but Flora does not show that run to this connection. The API key may belong to another workspace "
+            "than before, or the technique may have been deleted. Nothing was started now. Restore the connection "
+            "and retry"
+            if is_gone
+            else "but the task's inputs have changed since. A template may render them differently in each "
+            f"attempt. Nothing was started now. To use that run's result, set adopt_run_id={run_id!r}"
+        )
+        raise _with_run_id(
+            FloraUnknownStartError(
+                f"An earlier attempt of this task started {run_id}, {problem}. To pay for a new run, clear the "
+                "task."
+            ),
+            run_id,
+        )
+
+    def _abandon(self) -> Run | None:
+        abandoned = self._record.run_id or "a start without an answer"
+        self._log.warning('Abandoning %s, as adopt_run_id="none" says', abandoned)
+        return self._start_new()
+
+    _ACTIONS: ClassVar[dict[State, Callable[[Starter], Run | None]]] = {
+        State.NEW: _start_new,
+        State.AT_WORK: _wait_until_ended,
+        State.UNANSWERED: _send_again,
+        State.UNKNOWABLE: _start_unless_in_history,
+        State.STARTED: _poll,
+        State.ACTIVE: _return_run,
+        State.COMPLETED: _return_run,
+        State.DELIVERED: _start_new,
+        State.FAILED: _start_new,
+        State.FAILED_FOR_GOOD: _raise_failure,
+        State.CHANGED: _start_if_cleared,
+        State.GONE: _start_if_cleared,
+        State.ABANDONED: _abandon,
+    }
+    """The action of each state. It returns the run to wait for, or ``None`` to decide again."""
+
+    def _prepare_to_send(self) -> PlannedRun:
+        """Return the plan after everything that may fail or take long: checks and uploads."""
+        self._files  # noqa: B018  # read first, since earlier uploads are found by their content
+        plan = self._plan
+        plan.check_before_start()
+        plan.prepare_inputs()
+        return plan
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep. Drop the plan, whose technique and price are outdated afterwards."""
+        time.sleep(seconds)
+        self.__dict__.pop("_plan", None)
+
+    def _save_if_possible(self, record: Record) -> None:
+        """Store the result of an ended start request. If that fails, the next attempt only has to wait longer."""
+        self._record = record
         try:
-            self._memory.save(replace(record, sent=record.sent[:-1]))
-        except Exception as failure:  # the refusal is what the user must see; the next try asks Flora again
-            self._log.warning("Could not note that Flora refused the start: %s", failure)
+            self._records.save(record)
+        except Exception as failure:  # not raised: the user must see the start's own error
+            self._log.warning("Could not store the result of the start: %s", failure)
 
-    def _remember(self, record: Record) -> None:
-        """Keep a record that names a run, trying for a while: the run is paid.
+    def _save_run_id(self, record: Record) -> None:
+        """Store a record with a run's id. Retry for 15 s, since the run is paid.
 
-        :raises FloraNotStoredError: with the run's id.
+        :raises FloraNotStoredError: the store failed. The error names the run.
         """
+        self._record = record
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_delay(15), wait=tenacity.wait_exponential(max=5), reraise=True
         )
         try:
-            retrying(self._memory.save, record)
+            retrying(self._records.save, record)
         except Exception as error:
-            raise FloraNotStoredError(
-                f"Run {record.run_id} of technique {self._technique_id!r} was started, but Airflow's state store "
-                f"could not be told ({type(error).__name__}: {error}). The next try finds the run by its key; to "
-                f"name it yourself, set adopt_run_id={record.run_id!r}."
+            raise _with_run_id(
+                FloraNotStoredError(
+                    f"Run {record.run_id} of technique {self._technique_id!r} was started, but Airflow's task "
+                    f"state store failed ({type(error).__name__}: {error}). The next attempt finds the run by its "
+                    f"idempotency key. You can also set adopt_run_id={record.run_id!r}."
+                ),
+                record.run_id,
             ) from error
 
-    def _start_if_cleared(self, record: Record, run: Run) -> Run:
-        if self._cleared_since(record):
-            self._log.info("Leaving %s of an earlier try: the inputs changed and the task was cleared", run.run_id)
-            return self._start_new(record)
-        raise FloraUnknownStartError(
-            f"An earlier try of this task started {run.run_id} ({run.status}) with other inputs than those the "
-            "task has now (they may be rendered from something that changes between tries). Nothing was started "
-            f"now. To take that run's result, set adopt_run_id={run.run_id!r}; to pay for a run with the inputs "
-            "of now, clear the task."
-        )
+    def _find_candidates(self, *, of_any_technique: bool = False) -> list[Run]:
+        """Return the runs that unanswered start requests may have started, from the history.
 
-    def _start_unless_in_history(self, record: Record) -> Run:
-        candidates = self._candidates(record)
-        if not candidates or self._on_unknown_start == RESTART:
-            return self._start_new(record)
-        why = (
-            "its inputs were others than those the task has now"
-            if record.digest != self._digest
-            else "Flora may have forgotten its idempotency key since"
-        )
-        raise self._unknown(f"so it cannot be sent again, for {why}", candidates)
-
-    def _find(self, record: Record) -> Run | None:
-        """Find the run that a used key stands for. ``None``: the user accepts a second charge instead."""
-        candidates: list[Run] = []
-        for _ in range(HISTORY_LOOKS):
-            self._sleep(HISTORY_LAG)
-            before, candidates = candidates, self._candidates(record)
-            # Twice the same: the history has caught up, and a single run is not just the first of several to show.
-            if candidates and [run.run_id for run in candidates] == [run.run_id for run in before]:
-                break
-        if len(candidates) == 1 or (candidates and self._all_failed(record, candidates)):
-            return candidates[0]
-        if self._on_unknown_start == RESTART:
-            self._log.warning("Starting a second run: the first cannot be told among %s", len(candidates))
-            return None
-        raise self._unknown("and Flora says that it has a run for it, but not which", candidates)
-
-    def _all_failed(self, record: Record, candidates: Sequence[Run]) -> bool:
-        """Whether, without a store, it does not matter which run it is: each calls for the next key."""
-        return not self._memory.is_last(record) and all(
-            run.failed and remedy_for_run(run.error_code, run.error_message).retryable for run in candidates
-        )
-
-    def _candidates(self, record: Record) -> list[Run]:
-        """Return the runs that an intent may have become: of its technique, from its time, and nobody else's."""
+        Wait first until the history is certain to show them. Runs of other tasks are left out.
+        """
+        record = self._record
+        pause = record.latest_end + HISTORY_LAG - self._get_flora_time()
+        if pause > 0:
+            self._log.info("Waiting %.0f s for the run history to show runs that were started", pause)
+            self._pause(pause)
         oldest = min(start for start, _ in record.sent) - CLOCK_MARGIN
         others = {*self._siblings(), *record.past}
-        candidates: list[Run] = []
-        for run in self._client.list_technique_runs(technique_id=self._order.history_id):
-            created = oldest if run.created_at is None else run.created_at / 1000
-            if created < oldest or len(candidates) >= MAX_CANDIDATES:
+        candidates: dict[str, Run] = {}
+        history_id = None if of_any_technique else record.history_id or self._plan.history_id
+        for page in self._pages_of_history(history_id):
+            for run in page:
+                created = oldest if run.created_at is None else run.created_at / 1000
+                in_time = any(start - CLOCK_MARGIN <= created <= end + CLOCK_MARGIN for start, end in record.sent)
+                if in_time and run.run_id not in others and len(candidates) < MAX_CANDIDATES:
+                    candidates[run.run_id] = run
+            if len(candidates) >= MAX_CANDIDATES or _reaches_back(page, oldest):
                 break
-            in_time = any(start - CLOCK_MARGIN <= created <= end for start, end in record.sent)
-            if in_time and run.run_id not in others:
-                candidates.append(run)
-        return candidates
+        return [*candidates.values()]
 
-    def _window(self) -> Window:
-        """Return from when to when a sending that begins now can become a run."""
-        settings = self._client.settings
-        now = self._flora_now()
-        # The sending and its repetitions, each as long as the time-out and the pause after it.
-        return now, now + (settings.max_retries + 1) * (2 * settings.timeout + 30.0)
+    def _pages_of_history(self, technique_id: str | None) -> Iterator[Sequence[Run]]:
+        """Read the history page by page, newest first; not narrowed to a workspace, as no start is."""
+        pages = operations.list_technique_runs(technique_id, None, None, None, 100, in_workspace=False)
+        while pages.request is not None:
+            yield self._client.drive(calls.read_page(pages))
 
-    def _unknown(self, what: str, candidates: Sequence[Run]) -> FloraUnknownStartError:
-        named = ", ".join(f"{run.run_id} ({run.status}, {_clock(run.created_at)})" for run in candidates)
+    def _explain_lost_start(self, error: FloraError) -> FloraError:
+        """Return the error for a start whose answer was lost and that cannot be sent again."""
+        try:
+            # Asked for a technique that was deleted, the history may show none of its runs.
+            everywhere = error.status == HTTPStatus.NOT_FOUND
+            found = self._find_candidates(of_any_technique=everywhere)
+            candidates = [run for run in found if run.status != "failed"]  # any other may be charged
+        except FloraError as failure:
+            unread = self._unknown_start_error(
+                f"The start cannot be sent again ({error}), and the run history cannot be read ({failure}).", []
+            )
+            unread.remedy = Remedy.RETRY_LATER
+            return unread
+        if not candidates:
+            self._save_if_possible(replace(self._record, sent=()))  # it started nothing
+            return error
+        return self._unknown_start_error(f"The start cannot be sent again: {error}", candidates)
+
+    def _unknown_start_error(self, problem: str, candidates: Sequence[Run]) -> FloraUnknownStartError:
+        named = ", ".join(f"{run.run_id} ({run.status}, {_format_time(run.created_at)})" for run in candidates)
         return FloraUnknownStartError(
-            "An earlier try of this task sent a start to Flora and never saw the answer, "
-            f"{what}. Nothing was started now. Runs that could be it: {named or 'none in the history yet'}. If one "
-            "of them is this task's, set adopt_run_id to it; to accept a second charge and start a new one, set "
-            "on_unknown_start='restart'; then clear the task."
+            f"An earlier attempt of this task sent a start to Flora, and the answer was lost. {problem} Nothing "
+            f"was started now. Possible runs: {named or 'none in the history yet'}. If one of them is this "
+            "task's, set adopt_run_id to its id. To start a new run and accept a second charge, set "
+            "on_unknown_start='restart'. Then clear the task."
         )
 
-    def _flora_now(self) -> float:
-        if self._client.clock_skew is None:
-            history = self._client.list_technique_runs(technique_id=self._order.history_id, page_size=1)
-            next(iter(history), None)
-        return time.time() + (self._client.clock_skew or 0.0)
+
+def _reaches_back(page: Sequence[Run], moment: float) -> bool:
+    """Whether a page of the history has a run from before a moment, so that the next pages have older ones only."""
+    return any(run.created_at is not None and run.created_at / 1000 < moment for run in page)
 
 
-def memory_of(context: Mapping[str, Any]) -> Memory:
-    """Return where a task instance's record is kept, by what this Airflow has."""
-    store = context.get("task_state_store")
-    if store is not None:
-        return TaskStateMemory(store)
-    ti, dag_run = context["ti"], context["dag_run"]
-    begun = dag_run.start_date or dag_run.logical_date
-    return DerivedMemory((ti.dag_id, ti.run_id, ti.task_id, ti.map_index), ti.try_number, begun.timestamp())
+def _with_run_id(error: FloraError, run_id: str | None) -> FloraError:
+    error.run_id = run_id
+    return error
 
 
-def mark_delivered(memory: Memory, log: Log) -> None:
-    """Note that the result has been handed over: a clear from now on asks for a new run.
-
-    Not being able to note it does not take the result away: the next clear then hands it over once more.
-    """
-    try:
-        record = memory.load()
-        if record is not None and record.run_id is not None and not record.delivered:
-            memory.save(replace(record, delivered=True))
-    except Exception as error:
-        log.warning("Could not note that the result was delivered: %s", error)
-
-
-def digest_of(technique_id: str, given: object, callback_url: str | None) -> str:
-    """Return what two starts must share to be the same."""
-    text = json.dumps([technique_id, given, callback_url], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _clock(milliseconds: float | None) -> str:
+def _format_time(milliseconds: float | None) -> str:
     if milliseconds is None:
         return "time unknown"
     return datetime.fromtimestamp(milliseconds / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

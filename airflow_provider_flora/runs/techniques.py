@@ -1,8 +1,7 @@
-"""A technique as it was within the last minute: the tasks of one user on one machine fetch it once for all.
+"""A cache of techniques for one minute, shared by one user's tasks on one machine.
 
-Airflow gives each task a process of its own, so what is fetched is kept in files, not in memory. Only the user who
-made them can read them, and they hold what ``GET /techniques/{id}`` told, not the key. Where they cannot be kept,
-each task fetches for itself.
+Airflow runs each task in its own process, so the cache is in files. Only their user can read them. They contain
+Flora's answer and not the API key. Without a writable folder, each task fetches the technique itself.
 """
 
 from __future__ import annotations
@@ -21,97 +20,111 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from airflow_provider_flora.api import answers
 from airflow_provider_flora.api.errors import FloraInputError, FloraPriceError
 from airflow_provider_flora.api.models import Technique
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
 
-KEPT_FOR = 60.0
-"""Seconds; a price that rises is noticed that much later."""
-FOLDER = Path(tempfile.gettempdir(), f"airflow-flora-{os.getuid()}")
+CACHED_FOR = 60.0
+"""Seconds. A higher price takes effect with this delay."""
+
+
+def _own_folder() -> Path | None:
+    try:
+        return Path(tempfile.gettempdir(), f"airflow-flora-{os.getuid()}")
+    except (OSError, AttributeError):  # no writable folder, or a system without users
+        return None
+
+
+FOLDER = _own_folder()
 AnswerT = TypeVar("AnswerT")
 
 
 class RecentTechnique:
-    """A technique, at most a minute old, or fetched now.
-
-    ``client.clock_skew`` is known once it has been asked for, as it is after a request.
-    """
+    """A technique that is at most a minute old. Getting it sets ``client.clock_skew``, as a request does."""
 
     def __init__(self, client: FloraClient, technique_id: str) -> None:
         self._client = client
         self._technique_id = technique_id
-        self._was_kept = False
+        self._is_cached = False
         self._technique: Technique | None = None
         key = json.dumps([client.settings.base_url, client.settings.api_key, technique_id])
-        self._file = FOLDER / hashlib.sha256(key.encode()).hexdigest()
+        self._name = hashlib.sha256(key.encode()).hexdigest()
 
-    @property
-    def found(self) -> Technique:
-        """The technique.
+    def get(self) -> Technique:
+        """Return the technique, from the cache or from Flora.
 
-        :raises FloraError: it could not be fetched.
+        :raises FloraError: the technique could not be fetched.
         """
         if self._technique is None:
-            kept = self._read()
-            if kept is None:
-                return self._fetched()
-            self._was_kept = True
-            self._technique = kept.technique
-            if self._client.clock_skew is None:
-                self._client.clock_skew = kept.clock_skew
+            cached = self._read()
+            if cached is None:
+                return self._fetch()
+            self._is_cached = True
+            self._technique = cached.technique
+            if self._client.clock_skew is None and not answers.clock_was_set(cached.clocks_apart):
+                self._client.clock_skew = cached.clock_skew
         return self._technique
 
-    def checked(self, check: Callable[[Technique], AnswerT]) -> AnswerT:
-        """Return what a check gives. What an old technique would forbid, one fetched now is asked again.
+    def check(self, check: Callable[[Technique], AnswerT]) -> AnswerT:
+        """Return the result of a check. If it fails with the cached technique, repeat it with a fetched one.
 
-        :raises FloraInputError: the inputs do not fit the technique as it is now.
-        :raises FloraPriceError: nor does its price.
+        :raises FloraInputError: the inputs do not fit the current technique.
+        :raises FloraPriceError: the current price is above the limit.
         """
         try:
-            return check(self.found)
+            return check(self.get())
         except (FloraInputError, FloraPriceError):
-            if not self._was_kept:
+            if not self._is_cached:
                 raise
-        return check(self._fetched())
+        return check(self._fetch())
 
-    def _fetched(self) -> Technique:
+    def _fetch(self) -> Technique:
         self._technique = self._client.get_technique(self._technique_id)
-        self._was_kept = False
-        self._write(_Kept(technique=self._technique, clock_skew=self._client.clock_skew))
+        self._is_cached = False
+        skew, apart = self._client.clock_skew, answers.clocks_apart()
+        self._write(_CachedTechnique(technique=self._technique, clock_skew=skew, clocks_apart=apart))
         return self._technique
 
-    def _read(self) -> _Kept | None:
+    def _read(self) -> _CachedTechnique | None:
+        if FOLDER is None:
+            return None
         with suppress(OSError, ValidationError):
-            if _is_ours(FOLDER) and _is_recent(self._file):
-                return _Kept.model_validate_json(self._file.read_bytes())
+            file = FOLDER / self._name
+            if _is_ours(FOLDER) and _is_recent(file):
+                return _CachedTechnique.model_validate_json(file.read_bytes())
         return None
 
-    def _write(self, kept: _Kept) -> None:
-        with suppress(OSError):
+    def _write(self, cached: _CachedTechnique) -> None:
+        if FOLDER is None:
+            return
+        with suppress(OSError, ValueError):  # ValueError: a text that JSON cannot represent
+            content = cached.model_dump_json().encode()
             FOLDER.mkdir(mode=0o700, exist_ok=True)
             if not _is_ours(FOLDER):
                 return
             for file in FOLDER.iterdir():
                 if not _is_recent(file):
                     file.unlink(missing_ok=True)
-            # Under another name first: other tasks read while this one writes.
-            beside = self._file.with_suffix(f".{secrets.token_hex(4)}")
-            beside.write_text(kept.model_dump_json())
-            beside.replace(self._file)
+            # Under another name first, since other tasks read the file meanwhile.
+            beside = FOLDER / f"{self._name}.{secrets.token_hex(4)}"
+            beside.write_bytes(content)
+            beside.replace(FOLDER / self._name)
 
 
-class _Kept(BaseModel):
+class _CachedTechnique(BaseModel):
     technique: Technique
     clock_skew: float | None
+    clocks_apart: float
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether nobody else can have put anything there: prices are read from it."""
+    """Whether only this user can write to the folder, since prices are read from it."""
     status = folder.lstat()
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def _is_recent(file: Path) -> bool:
-    return 0 <= time.time() - file.stat().st_mtime < KEPT_FOR
+    return 0 <= time.time() - file.stat().st_mtime < CACHED_FOR

@@ -1,16 +1,13 @@
-"""Many waits, few requests: in one triggerer process, all waits of one connection share one watcher.
+"""Polls many runs with few requests. In a triggerer process, all waits of one connection share one watcher.
 
-A wait registers its run and awaits it. While anybody waits, the watcher works in cycles: on a grid of each
-``poll_interval``, so that waits that began at different times are looked after together. For each technique it
-takes the cheaper of two ways: single looks at a few runs, or a walk through the technique's history, 100 runs a
-page, newest first, as far as the next page is worth its price. What a page shows of runs that are not due yet is
-taken all the same. A run that the history does not show is looked for once more after a moment (lists may lag),
-then singly; so is a finished one that the history shows without its details.
+While there are waits, the watcher works in cycles. All waits with the same ``poll_interval`` are due at the same
+time. The watcher chooses the cheapest of three ways: it polls a few runs singly, or reads the history of one
+technique, or that of all techniques. A page of a history has 100 runs, newest first, and is read only if it costs
+less than single polls of its runs. It updates runs that are not due, too. If the history does not show a run, it is
+read again after a moment, since lists may lag. Then the run is polled singly, like a finished one without details.
 
-All requests go through one session and one gate: at most :data:`CONCURRENCY` at once and :data:`BASE_SPACING`
-apart; only the pages of a walk, asked for one after the other, are spaced by Flora's own time to answer. A 429 or a
-row of failures pauses the whole watcher, with jitter, and a 429 widens the spacing, of pages too, until nothing is
-refused; no wait ends for it before its own deadline, which a timer of its own keeps.
+``gate`` decides when to send a request, and what happens when Flora is slow or fails. ``api.waiting`` decides which
+errors end a wait. Each wait has a timer for its deadline.
 """
 
 from __future__ import annotations
@@ -22,101 +19,107 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from http import HTTPStatus
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from airflow_provider_flora.api import protocol
-from airflow_provider_flora.api.aio import AsyncFloraClient
-from airflow_provider_flora.api.errors import FloraAPIError, FloraConnectionError, FloraError
-from airflow_provider_flora.api.protocol import COST_GRACE, Pages, Request, Response, RunWait
+from airflow_provider_flora.api import answers, operations, retries
+from airflow_provider_flora.api.error_dicts import copy_error
+from airflow_provider_flora.api.errors import (
+    FloraAnswerSizeError,
+    FloraAPIError,
+    FloraConnectionError,
+    FloraError,
+)
+from airflow_provider_flora.api.exchange import Response
+from airflow_provider_flora.api.pages import Pages
+from airflow_provider_flora.api.waiting import COST_GRACE, RunWait, WaitListener, as_flora_error, is_refusal
+from airflow_provider_flora.runs.gate import CONCURRENCY, Gate, SettingsReader
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Run
-    from airflow_provider_flora.api.settings import ClientSettings
 
 log = logging.getLogger(__name__)
-AnswerT = TypeVar("AnswerT")
 
 PAGE_SIZE = 100
-LOOKS_PER_PAGE = 6
-"""How many single looks cost what one page does (the vendor measured 265 ms for a page of 100 and 42 ms for each
-of 20 looks in parallel)."""
-CONCURRENCY = 4
-BASE_SPACING = 0.04
-SPACING_AFTER_PAUSE = 0.1
-MAX_SPACING = 5.0
-"""Seconds between the beginnings of two requests: at least; after a failure, until a second is well; at most."""
+POLLS_PER_PAGE = 6
+"""Number of single polls that cost as much as one page (the vendor measured 265 ms for a page of 100 runs, and 42
+ms for each of 20 parallel polls)."""
 HISTORY_LAG = 2.0
-"""Seconds after which a run that the history did not show is looked for again."""
+"""Seconds after which the history is read again for a run that it did not show."""
 HIDDEN_AFTER = 2
-"""Walks in a row that did not show a run after which it is looked at singly ..."""
+"""Number of walks in a row without a run after which the run is polled singly."""
 HIDDEN_FOR = 10
-"""... so many times before the history is asked for it again."""
+"""Number of single polls after which the history is read for such a run again."""
 FEW_WAITS = 20
-"""Up to so many waits, one that only lacks its price is looked at each second; of more, with the others."""
+"""Up to this number of waits, a run that only lacks its price is polled each second; with more, like the others."""
 LARGE_PAGE_BYTES = 1024 * 1024
-"""A page above this size halves the page size: reading one page must not hold up the event loop."""
-PAGE_TRIES = 3
+"""Size in bytes above which pages get smaller: reading one page must not block the event loop."""
+PAGE_ATTEMPTS = 3
 WALKS_TO_BLAME = 2
-"""Walks that fail while single looks succeed, after which it is the history that is out of order."""
+"""Number of failed walks, while single polls succeed, after which the history counts as broken."""
 HISTORY_REST = 60.0
-"""Seconds for which a history that is out of order, or refused, is not asked for."""
-CONNECTION_RETRY = 5.0
-"""Seconds between two tries to read a connection that cannot be read."""
-CONNECTION_TIMEOUT = 60.0
-FAILURES_TO_PAUSE = 3
-"""Failures in a row, of whatever requests, after which the fault is no longer that of one run."""
+"""Seconds for which a broken or refused history is not read."""
+FIRST_POLL_GRACE = 5.0
+"""Seconds after its deadline for the first poll of a wait."""
+LONG_PAUSE = 15.0
+"""Seconds. Each wait reports a pause after a 429 only if it is at least this long."""
+REPORTS_AT_ONCE = 100
+"""Number of waits that report an interruption before the event loop runs other tasks."""
 
-SettingsReader = Callable[[], Awaitable["ClientSettings"]]
+ALL_TECHNIQUES = None
+"""Technique id of the history of all techniques."""
 
 
 async def watch(
-    name: str,
+    conn_id: str,
     read_settings: SettingsReader,
     technique_id: str,
     run_id: str,
     *,
     poll_interval: float,
     timeout: float,
-    on_change: Callable[[Run], None],
+    deadline: float | None = None,
+    listener: WaitListener,
 ) -> Run:
-    """Wait until a run has finished, well or badly, together with all other waits of the same connection.
+    """Wait until a run has completed or failed, together with all other waits of the same connection.
 
-    :param name: of the connection; waits of one name on one event loop share a watcher.
-    :param read_settings: reads the connection, at first and when its key was rejected.
-    :param poll_interval: seconds between two looks at most.
-    :param timeout: seconds after which the wait ends; the run goes on.
-    :param on_change: is told, in the caller's own context, of a change of status and every ten points of progress.
+    :param conn_id: id of the connection. Its waits on one event loop share a watcher.
+    :param read_settings: reads the connection.
+    :param technique_id: id or slug of the technique.
+    :param run_id: the run.
+    :param poll_interval: largest number of seconds between two polls.
+    :param timeout: seconds, as the user set it.
+    :param deadline: unix time at which the wait ends. Default: ``timeout`` seconds from now. The run is polled at
+        least once.
+    :param listener: receives changes and interruptions, in the caller's context.
     :raises FloraRunTimeoutError: the run did not finish in time.
-    :raises FloraError: waiting further cannot help.
+    :raises FloraError: another error ended the wait. It is retryable.
     """
-    wait = Wait(technique_id, run_id, poll_interval, timeout, on_change)
-    loop = asyncio.get_running_loop()
-    watchers = _watchers.setdefault(loop, {})
-    watcher = watchers.get(name)
+    operations.get_technique_run(technique_id, run_id)  # refuses invalid ids
+    wait = Wait(technique_id, run_id, poll_interval, timeout, deadline, listener)
+    watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
+    watcher = watchers.get(conn_id)
     if watcher is None or watcher.ended:
-        watcher = watchers[name] = Watcher(read_settings)
+        watcher = watchers[conn_id] = Watcher(conn_id, read_settings)
     watcher.add(wait)
-    deadline = loop.call_later(timeout, watcher.expire, wait)
     try:
         outcome = await wait.outcome
     finally:
-        deadline.cancel()
         watcher.remove(wait)
-        if watcher.ended and watchers.get(name) is watcher:
-            del watchers[name]
+        if watcher.ended and watchers.get(conn_id) is watcher:
+            del watchers[conn_id]
     if isinstance(outcome, Exception):
-        raise outcome.with_traceback(None)  # one error may end many waits
+        raise outcome
     return outcome
 
 
 class Wait(RunWait):
-    """One registered wait: what is known of its run, and when it is due for the next look."""
+    """One wait: the state of its run, and the time of its next poll."""
 
-    __slots__ = ("due", "failures", "missed", "outcome")
+    __slots__ = ("_context", "alarm", "due", "failures", "missed", "outcome")
 
     def __init__(
         self,
@@ -124,89 +127,101 @@ class Wait(RunWait):
         run_id: str,
         poll_interval: float,
         timeout: float,
-        on_change: Callable[[Run], None],
+        deadline: float | None,
+        listener: WaitListener,
     ) -> None:
-        context = contextvars.copy_context()
         super().__init__(
             technique_id,
             run_id,
             poll_interval=poll_interval,
             timeout=timeout,
+            deadline=deadline,
             clock=time.monotonic,
-            # The watcher tells of a change itself, in the context of who waits, whose log it belongs in: to wake
-            # every waiting task for it cost a third of all CPU.
-            on_change=lambda run: context.run(on_change, run),
+            listener=listener,
             jitter=0.0,
         )
+        self._context = contextvars.copy_context()
+        self.alarm: asyncio.TimerHandle | None = None  # for the deadline
         self.due = 0.0
-        self.failures = 0  # looks in a row that brought nothing
+        self.failures = 0  # failed polls in a row
         self.missed = 0  # walks in a row that did not show the run
-        self.outcome: asyncio.Future[Run | Exception] = asyncio.get_running_loop().create_future()
+        self.outcome: asyncio.Future[Run | FloraError] = asyncio.get_running_loop().create_future()
 
     @property
     def over(self) -> bool:
-        """Whether there is an outcome, or nobody waits for it any more."""
+        """Whether the wait has an outcome or was cancelled."""
         return self.outcome.done()
 
-    def end(self, error: Exception | None = None) -> None:
-        """Hand the finished run to whoever waits, or the error."""
-        if not self.over:
-            self.outcome.set_result(error or self.run)
+    @property
+    def polled(self) -> bool:
+        """Whether the run has been polled, successfully or not."""
+        return self.seen is not None or self.trouble is not None
 
     @property
     def created_at(self) -> float | None:
-        """Flora's time of the run, once it has been seen."""
+        """The run's creation time, after its first successful poll."""
         return None if self.seen is None else self.seen.created_at
 
+    def end(self, error: FloraError | None = None) -> None:
+        """End the wait with the finished run, or with an error."""
+        if self.over:
+            return
+        if error is not None:
+            error = copy_error(error)  # one error may end many waits
+            error.run_id, error.technique_id = self.run_id, self.technique_id
+        self.outcome.set_result(error or self.run)
 
-class _HopelessError(Exception):
-    """No wait of this connection can go on: its key is rejected, or it is gone."""
-
-    def __init__(self, error: FloraError) -> None:
-        super().__init__(str(error))
-        self.error = error
+    def _notify(self, event: Callable[..., None], *details: Any) -> None:
+        # Called by the watcher in the context of the waiting task, whose log it belongs to. To wake each waiting
+        # task instead would take a third of all CPU time.
+        self._context.run(event, *details)
 
 
 class Watcher:
-    """Looks after all waits of one connection on one event loop; runs while there are any."""
+    """A poller for all waits of one connection on one event loop. It runs while there are waits."""
 
-    def __init__(self, read_settings: SettingsReader) -> None:
+    def __init__(self, conn_id: str, read_settings: SettingsReader) -> None:
         self.ended = False
-        self._read_settings = read_settings
-        self._waits: dict[str, list[Wait]] = {}  # by run id; two tasks may wait for one run
+        self._gate = Gate(conn_id, read_settings, self._report_to_all)
+        self._waits: dict[str, list[Wait]] = {}  # by run id; several tasks may wait for one run
         self._phase = random.random()
         self._wake = asyncio.Event()
         self._sleeps_until = -math.inf
-        self._gate = asyncio.Semaphore(CONCURRENCY)
-        self._renewing = asyncio.Lock()
-        self._spacing = BASE_SPACING
-        self._next_start = 0.0
-        self._failures = 0  # in a row
-        self._paused_until = -math.inf
-        self._careful_until = -math.inf
         self._page_size = PAGE_SIZE
-        self._depths: dict[str, float] = {}  # pages that the last walk took, by technique
-        self._failed_walks: defaultdict[str, int] = defaultdict(int)
-        self._no_walks_until: dict[str, float] = {}
+        # Of each history, by technique:
+        self._depths: dict[str | None, float] = {}  # pages that are cheaper than single polls
+        # created_at of the last run on them, and how many waits were due when that was found
+        self._horizons: dict[str | None, tuple[float, int]] = {}
+        self._failed_walks: defaultdict[str | None, int] = defaultdict(int)
+        self._no_walks_until: dict[str | None, float] = {}
         self._history_ids: dict[str, str] = {}
-        self._client: AsyncFloraClient | None = None
-        # In a context of its own: its log lines and requests are not those of the trigger that came first.
+        # In its own context, so that its log lines do not go to the first trigger.
         self._task = contextvars.Context().run(asyncio.get_running_loop().create_task, self._work())
 
     def add(self, wait: Wait) -> None:
-        """Look after a wait from the next tick of its interval on."""
+        """Add a wait. Poll it at the next tick of its interval, or at once if its deadline is earlier."""
         self._waits.setdefault(wait.run_id, []).append(wait)
+        left = max(0.0, wait.seconds_left)
         wait.due = self._next_tick(wait.poll_interval)
+        if wait.due >= time.monotonic() + left:
+            wait.due = time.monotonic()
+        wait.alarm = asyncio.get_running_loop().call_later(left, self._expire, wait, FIRST_POLL_GRACE)
         if wait.due < self._sleeps_until:
             self._wake.set()
 
-    def expire(self, wait: Wait) -> None:
-        """End a wait whose time is over."""
-        if not wait.over:
-            self._end(wait, wait.timeout_error())
+    def _expire(self, wait: Wait, grace: float = 0.0) -> None:
+        """End a wait at its deadline. Before its first poll, extend the deadline once."""
+        if wait.over:
+            return
+        if wait.finished is not None:
+            self._end(wait)  # only its cost is missing
+        elif grace and not wait.polled:
+            wait.alarm = asyncio.get_running_loop().call_later(grace, self._expire, wait)
+        else:
+            self._end(wait, wait.timeout_error(self._gate.trouble))
 
     def remove(self, wait: Wait) -> None:
-        """Forget a wait; with the last one the watcher ends, and its session with it."""
+        """Remove a wait. The watcher ends with its last wait."""
         wait.outcome.cancel()
         self._drop(wait)
         if not self._waits and not self.ended:
@@ -214,51 +229,47 @@ class Watcher:
             self._task.cancel()
 
     def _drop(self, wait: Wait) -> None:
+        if wait.alarm is not None:
+            wait.alarm.cancel()
         waits = self._waits.get(wait.run_id, [])
         if wait in waits:
             waits.remove(wait)
         if not waits:
             self._waits.pop(wait.run_id, None)
 
-    def _end(self, wait: Wait, error: Exception | None = None) -> None:
+    def _end(self, wait: Wait, error: FloraError | None = None) -> None:
         self._drop(wait)
         wait.end(error)
 
     def _end_all(self, error: FloraError) -> None:
-        self.ended = True  # before anybody wakes: who waits anew gets a new watcher
-        for wait in self._all():
+        self.ended = True  # before the waiting tasks wake, so that new waits get a new watcher
+        for wait in self._active_waits():
             self._end(wait, error)
 
-    def _all(self) -> list[Wait]:
-        return [wait for waits in self._waits.values() for wait in waits]
-
-    # --- cycles -------------------------------------------------------------------------------------------
+    def _active_waits(self) -> list[Wait]:
+        # Without waits whose task was cancelled but has not run since: they would be due for ever.
+        return [wait for waits in self._waits.values() for wait in waits if not wait.over]
 
     async def _work(self) -> None:
         try:
-            self._client = AsyncFloraClient(await self._settings())
+            await self._gate.open()
             while not self.ended:
-                await self._until_due()
+                await self._sleep_until_due()
                 await self._cycle()
-        except _HopelessError as hopeless:
-            self._end_all(hopeless.error)
-        except FloraError as error:
-            self._end_all(error)
         except asyncio.CancelledError:
             self._end_all(FloraConnectionError("The watcher of Flora runs was cancelled."))
             raise
         except Exception as error:
-            log.exception("The watcher of Flora runs broke")
-            self._end_all(FloraConnectionError(f"The watcher of Flora runs broke: {type(error).__name__}: {error}"))
+            log.exception("The watcher of Flora runs failed")
+            self._end_all(as_flora_error(error))
         finally:
             self.ended = True
-            if self._client is not None:
-                await self._client.close()
+            await self._gate.close()
 
-    async def _until_due(self) -> None:
+    async def _sleep_until_due(self) -> None:
         # Not asyncio.wait_for: before Python 3.12 it can swallow the cancellation that ends the watcher.
         self._wake.clear()
-        self._sleeps_until = min((wait.due for wait in self._all()), default=math.inf)
+        self._sleeps_until = min((wait.due for wait in self._active_waits()), default=math.inf)
         pause = self._sleeps_until - time.monotonic()
         if pause > 0:
             alarm = None if pause == math.inf else asyncio.get_running_loop().call_later(pause, self._wake.set)
@@ -270,33 +281,36 @@ class Watcher:
         self._sleeps_until = -math.inf
 
     async def _cycle(self) -> None:
-        """Look after all waits that are due, each technique in the cheaper way."""
+        """Poll the runs of all due waits in the cheapest way."""
         now = time.monotonic()
+
+        def due(waits: Sequence[Wait]) -> list[Wait]:
+            return [wait for wait in waits if not wait.over and wait.due <= now]
+
         groups: defaultdict[str, list[Wait]] = defaultdict(list)
-        for wait in self._all():
-            if wait.due <= now:
-                groups[wait.technique_id].append(wait)
-        singly: list[Wait] = []
+        for wait in due(self._active_waits()):
+            groups[wait.technique_id].append(wait)
+        if len(groups) > 1:
+            count = sum(map(len, groups.values()))
+            await self._walk_if_cheaper(ALL_TECHNIQUES, self._prices(groups, count), count)
         for technique_id, group in groups.items():
-            shown = [wait for wait in group if wait.missed < HIDDEN_AFTER and wait.due <= now]
-            if self._walks(technique_id, len(shown)):
-                await self._walk(technique_id, shown)
-            singly += group
-        await self._look_singly([wait for wait in singly if wait.due <= now])
+            waits = self._reachable(technique_id, due(group), len(group))
+            await self._walk_if_cheaper(technique_id, dict.fromkeys(waits, 1.0), len(group))
+        await self._poll_singly(due([wait for group in groups.values() for wait in group]))
 
     def _next_tick(self, interval: float) -> float:
-        """Return the next point of the interval's grid, on which all waits with this interval meet."""
+        """Return the next time at which all waits with this interval are due."""
         return self._phase + (math.floor((time.monotonic() - self._phase) / interval) + 1) * interval
 
-    def _note(self, wait: Wait, outcome: Run | FloraError) -> None:
-        """Tell a wait what a look brought, and when the next is due."""
+    def _apply(self, wait: Wait, outcome: Run | FloraError) -> None:
+        """Pass the outcome of a poll to a wait, and set the time of its next poll."""
         if wait.over:
             return
         wait.failures = wait.failures + 1 if isinstance(outcome, FloraError) else 0
         try:
             pause = wait.after(outcome)
-        except Exception as error:  # whatever it is, it ends this wait and no other
-            self._end(wait, error)
+        except Exception as error:  # ends only this wait
+            self._end(wait, as_flora_error(error))
             return
         if pause is None:
             self._end(wait)
@@ -307,17 +321,32 @@ class Watcher:
         else:
             wait.due = self._next_tick(pause)
 
-    # --- single looks -------------------------------------------------------------------------------------
+    async def _report_to_all(self, error: FloraError, pause: float) -> None:
+        """Report an error that affects all runs to all waits. A rejected key counts as an error of each wait."""
+        rejected = error.status == HTTPStatus.UNAUTHORIZED
+        if error.status == HTTPStatus.TOO_MANY_REQUESTS and pause < LONG_PAUSE:
+            return
+        for place, wait in enumerate(self._active_waits()):
+            if place % REPORTS_AT_ONCE == REPORTS_AT_ONCE - 1:
+                await asyncio.sleep(0)
+            if wait.over:
+                continue
+            try:
+                wait.report(error)
+                if rejected:
+                    wait.meet(error)
+            except Exception as final:
+                self._end(wait, as_flora_error(final))
 
-    async def _look_singly(self, waits: Sequence[Wait]) -> None:
-        # Runs that could be read before come first. Two waits of one run share a look.
-        looks = [*{wait.run_id: wait for wait in sorted(waits, key=attrgetter("failures", "due"))}.values()]
-        if self._failures:
-            del looks[1:]  # one request feels the way; then all is planned anew
-        todo = iter(looks)
-        await _together([self._look_at_each(todo) for _ in range(min(CONCURRENCY, len(looks)))])
+    async def _poll_singly(self, waits: Sequence[Wait]) -> None:
+        # Runs whose last poll succeeded come first. Several waits of one run share a poll.
+        polls = [*{wait.run_id: wait for wait in sorted(waits, key=attrgetter("failures", "due"))}.values()]
+        if self._gate.failures:
+            del polls[1:]  # one request tests whether Flora has recovered
+        todo = iter(polls)
+        await _await_all([self._poll_each(todo) for _ in range(min(CONCURRENCY, len(polls)))])
 
-    async def _look_at_each(self, waits: Iterator[Wait]) -> None:
+    async def _poll_each(self, waits: Iterator[Wait]) -> None:
         for wait in waits:
             if wait.over:
                 continue
@@ -325,38 +354,68 @@ class Watcher:
                 wait.missed += 1
                 if wait.missed > HIDDEN_AFTER + HIDDEN_FOR:
                     wait.missed = HIDDEN_AFTER - 1
+            request = operations.get_technique_run(wait.technique_id, wait.run_id)
             try:
-                run = await self._ask(protocol.get_technique_run(wait.technique_id, wait.run_id), protocol.read_run)
+                run = await self._gate.ask(request, answers.read_run)
             except FloraError as error:
-                self._note(wait, error)
-                if self._failures >= FAILURES_TO_PAUSE:
+                self._apply(wait, error)
+                if self._gate.is_failing:
                     return
             else:
                 for one in tuple(self._waits.get(wait.run_id, ())):
-                    self._note(one, run)
+                    self._apply(one, run)
 
-    # --- walks through the history ------------------------------------------------------------------------
+    def _prices(self, groups: dict[str, list[Wait]], count: int) -> dict[Wait, float]:
+        """Return the price of polling each run that the history of all techniques may show, by other means."""
+        prices: dict[Wait, float] = {}
+        for technique_id, group in groups.items():
+            price = float(len(group))
+            if self._may_walk(technique_id):
+                pages = max(self._depth(technique_id), math.ceil(len(group) / self._page_size))
+                price = min(price, pages * POLLS_PER_PAGE)
+            waits = [wait for wait in self._reachable(ALL_TECHNIQUES, group, count) if not wait.missed]
+            prices.update(dict.fromkeys(waits, price / len(group)))
+        return prices
 
-    def _walks(self, technique_id: str, count: int) -> bool:
-        """Whether pages of the history cost less than single looks at so many of a technique's runs."""
-        if time.monotonic() < self._no_walks_until.get(technique_id, -math.inf):
-            return False
-        depth = max(1.0, self._depths.get(technique_id, 1.0))
-        if depth * LOOKS_PER_PAGE <= count:
-            return True
-        self._depths[technique_id] = depth * 0.9  # the runs that lay deep may have ended since
-        return False
+    def _reachable(self, technique_id: str | None, waits: Sequence[Wait], count: int) -> list[Wait]:
+        """Return the waits whose runs a walk is likely to show at a reasonable price.
 
-    async def _walk(self, technique_id: str, group: Sequence[Wait]) -> None:
-        """Walk through a technique's history; what stays due is to be looked at singly."""
-        was_well = not self._failures
-        missing = set(group)
+        :param count: how many waits are due. What is too deep for a few may be worth it for many.
+        """
+        horizon, found_for = self._horizons.get(technique_id, (-math.inf, 0))
+        if count > 2 * found_for:
+            horizon = -math.inf
+        return [
+            wait
+            for wait in waits
+            if wait.missed < HIDDEN_AFTER and (wait.created_at is None or wait.created_at >= horizon)
+        ]
+
+    def _may_walk(self, technique_id: str | None) -> bool:
+        return time.monotonic() >= self._no_walks_until.get(technique_id, -math.inf)
+
+    def _depth(self, technique_id: str | None) -> float:
+        return max(1.0, self._depths.get(technique_id, 1.0))
+
+    async def _walk_if_cheaper(self, technique_id: str | None, prices: dict[Wait, float], count: int) -> None:
+        """Read a history if its pages cost less than ``prices``, which are in single polls."""
+        if not self._may_walk(technique_id):
+            return
+        depth = self._depth(technique_id)
+        if depth * POLLS_PER_PAGE <= sum(prices.values()):
+            await self._walk(technique_id, prices, count)
+        else:
+            self._depths[technique_id] = depth * 0.9  # old runs may have ended since
+
+    async def _walk(self, technique_id: str | None, missing: dict[Wait, float], count: int) -> None:
+        """Read a history. Waits that it does not show stay due."""
+        was_well = not self._gate.failures
         try:
-            await self._read_history(technique_id, missing)
+            await self._read_history(technique_id, missing, count)
         except FloraError as error:
-            log.warning("Cannot read the run history of %s: %s", technique_id, error)
+            log.warning("Could not read the run history of %s: %s", technique_id or "all techniques", error)
             self._failed_walks[technique_id] += was_well
-            if not error.transient or self._failed_walks[technique_id] >= WALKS_TO_BLAME:
+            if not _may_pass(error) or self._failed_walks[technique_id] >= WALKS_TO_BLAME:
                 self._failed_walks[technique_id] = 0
                 self._no_walks_until[technique_id] = time.monotonic() + HISTORY_REST
             return
@@ -366,165 +425,103 @@ class Watcher:
             if wait.missed == 1:
                 wait.due = time.monotonic() + min(HISTORY_LAG, wait.poll_interval)
 
-    async def _read_history(self, technique_id: str, missing: set[Wait]) -> None:
-        """Read a technique's history, newest first, and strike off what it shows of the missing."""
-        known = [created_at for wait in missing if (created_at := wait.created_at) is not None]
-        unseen = len(missing) - len(known)
-        oldest = min(known, default=math.inf)
-        pages = await self._pages(technique_id)
-        taken = useful = 0
-        # Another page is worth its price as long as pages bring something, or so much is missing that single
-        # looks at it would cost more than the pages that brought nothing.
-        while len(missing) > 2 and (taken - useful) * LOOKS_PER_PAGE <= len(missing):
-            runs = await self._page(pages)
+    async def _read_history(self, technique_id: str | None, missing: dict[Wait, float], count: int) -> None:
+        """Read a history, newest first, and remove the waits that it shows from ``missing``.
+
+        :param missing: waits, with the price of polling each by other means.
+        :param count: how many waits are due.
+        """
+        seen = [created_at for wait in missing if (created_at := wait.created_at) is not None]
+        unseen, oldest = len(missing) - len(seen), min(seen, default=math.inf)
+        pages = await self._open_history(technique_id)
+        left = sum(missing.values())
+        taken = worthwhile = 0
+        gain = best = debt = 0.0
+        horizon = math.inf
+        complete = False
+        # Read on while the pages since the last useful one cost less than single polls of the missing runs.
+        while not complete and left > 2 and debt <= left:
+            runs = await self._read_page(pages)
             taken += 1
+            if taken == 1 and runs:
+                horizon = runs[0].created_at or math.inf
+            saved = -float(POLLS_PER_PAGE)
             for run in runs:
                 for wait in tuple(self._waits.get(run.run_id, ())):
                     if wait in missing:
-                        missing.discard(wait)
+                        saved += missing.pop(wait)
                         unseen -= wait.created_at is None
-                        useful = taken
-                    self._note_listed(wait, run)
-            passed = bool(runs) and not unseen and (runs[-1].created_at or math.inf) < oldest
-            if passed or pages.request is None:
-                break
+                    self._apply_listed(wait, run)
+            left -= saved + POLLS_PER_PAGE
+            debt = max(0.0, debt - saved)
+            gain += saved
+            bottom = (runs[-1].created_at if runs else None) or math.inf
+            if gain >= best:
+                best, worthwhile, horizon = gain, taken, bottom
+            complete = pages.request is None or (not unseen and bottom < oldest)
         self._depths[technique_id] = taken
+        if best - gain >= POLLS_PER_PAGE and horizon < math.inf:
+            self._depths[technique_id] = worthwhile
+            self._horizons[technique_id] = (horizon, count)
 
-    def _note_listed(self, wait: Wait, run: Run) -> None:
+    def _apply_listed(self, wait: Wait, run: Run) -> None:
         wait.missed = 0
         if _lacks_details(run) if run.finished else wait.finished:
             wait.due = min(wait.due, time.monotonic())
         else:
-            self._note(wait, run)
+            self._apply(wait, run)
 
-    async def _pages(self, technique_id: str) -> Pages[Run]:
-        history_id = await self._history_id(technique_id)
-        workspace_id = self._live_client().settings.workspace_id
-        return protocol.list_technique_runs(history_id, None, workspace_id, None, self._page_size)
+    async def _open_history(self, technique_id: str | None) -> Pages[Run]:
+        history_id = None if technique_id is ALL_TECHNIQUES else await self._get_history_id(technique_id)
+        return operations.list_technique_runs(history_id, None, None, None, self._page_size)
 
-    async def _page(self, pages: Pages[Run]) -> Sequence[Run]:
+    async def _read_page(self, pages: Pages[Run]) -> Sequence[Run]:
+        """Read the next page. Reduce the page size if texts make pages too large."""
+        attempts = 1
+        while True:
+            pages.resize(self._page_size)
+            assert pages.request is not None  # noqa: S101
+            try:
+                return await self._gate.ask(pages.request, self._reader(pages), spaced=False)
+            except FloraAnswerSizeError as error:
+                pages.halve(error)
+                self._page_size = pages.page_size
+            except FloraError as error:
+                if attempts == PAGE_ATTEMPTS or not _may_pass(error) or error.status == HTTPStatus.UNAUTHORIZED:
+                    raise
+                await asyncio.sleep(retries.backoff(retries.FIRST_BACKOFF, attempts))
+                attempts += 1
+
+    def _reader(self, pages: Pages[Run]) -> Callable[[Response], Sequence[Run]]:
         def read(response: Response) -> Sequence[Run]:
-            if len(response.body) > LARGE_PAGE_BYTES:
-                self._page_size = max(10, self._page_size // 2)
+            size = len(response.body)
+            if size > LARGE_PAGE_BYTES:
+                self._page_size = max(min(10, self._page_size), self._page_size // 2)
+            elif size < LARGE_PAGE_BYTES / 4:
+                self._page_size = min(PAGE_SIZE, self._page_size * 2)
             return pages.read(response)
 
-        assert pages.request is not None  # noqa: S101
-        for attempt in range(1, PAGE_TRIES):
-            try:
-                return await self._ask(pages.request, read, spaced=False)
-            except FloraError as error:
-                if not error.transient:
-                    raise
-            await asyncio.sleep(protocol.backoff(protocol.FIRST_BACKOFF, attempt))
-        return await self._ask(pages.request, read, spaced=False)
+        return read
 
-    async def _history_id(self, technique_id: str) -> str:
-        """Return the id by which the history filters; a slug is looked up once."""
+    async def _get_history_id(self, technique_id: str) -> str:
+        """Return the technique's id, which the history filters by. Look a slug up once."""
         if technique_id.startswith("tech_"):
             return technique_id
         if technique_id not in self._history_ids:
             try:
-                technique = await self._ask(protocol.get_technique(technique_id), protocol.read_technique)
+                technique = await self._gate.ask(operations.get_technique(technique_id), answers.read_technique)
             except FloraError as error:
-                if error.transient:
+                if not (is_refusal(error) and error.status == HTTPStatus.NOT_FOUND):
                     raise
                 self._history_ids[technique_id] = technique_id
             else:
                 self._history_ids[technique_id] = technique.technique_id
         return self._history_ids[technique_id]
 
-    # --- the gate -----------------------------------------------------------------------------------------
 
-    async def _ask(self, request: Request, read: Callable[[Response], AnswerT], *, spaced: bool = True) -> AnswerT:
-        """Send one request through the gate; again after a 429 or a rejected key, which are not its own matter.
-
-        :param spaced: whether the next request keeps its distance even if nothing has been refused of late.
-        :raises FloraError: this request failed.
-        :raises _HopelessError: all would.
-        """
-        while True:
-            async with self._gate:
-                await self._take_turn(spaced)
-                client = self._live_client()
-                try:
-                    answer = await client.ask(request, read)
-                except FloraError as error:
-                    status = error.status if isinstance(error, FloraAPIError) else None
-                    if status == HTTPStatus.UNAUTHORIZED:
-                        await self._renew_key(client, error)
-                        continue
-                    self._failed(error, request, client)
-                    if status == HTTPStatus.TOO_MANY_REQUESTS:
-                        continue
-                    raise
-                if self._failures:
-                    self._failures = 0
-                    self._careful_until = time.monotonic() + 1.0
-                self._spacing = max(BASE_SPACING, self._spacing * 0.998)
-                return answer
-
-    async def _take_turn(self, spaced: bool) -> None:
-        while True:
-            now = time.monotonic()
-            start = max(now, self._next_start, self._paused_until)
-            spacing = self._spacing if spaced or self._spacing > BASE_SPACING else 0.0
-            if self._failures or start < self._careful_until:
-                spacing = max(spacing, SPACING_AFTER_PAUSE)
-            self._next_start = start + spacing
-            if start > now:
-                await asyncio.sleep(start - now)
-            if self._paused_until <= start:
-                return
-
-    def _failed(self, error: FloraError, request: Request, client: AsyncFloraClient) -> None:
-        """Slow the whole watcher down for an error that is not one run's own."""
-        now = time.monotonic()
-        if now < self._paused_until:
-            return  # this request was under way when another one learnt the same
-        self._failures = self._failures + 1 if error.transient else 0
-        limited = isinstance(error, FloraAPIError) and error.status == HTTPStatus.TOO_MANY_REQUESTS
-        if not limited and self._failures < FAILURES_TO_PAUSE:
-            return
-        if limited:
-            self._spacing = min(MAX_SPACING, self._spacing * 1.5)
-        pause = protocol.pause_before_retry(error, self._failures, request, client.settings.timeout)
-        pause = min(pause, protocol.MAX_RETRY_AFTER)
-        self._paused_until = now + pause
-        log.warning("Watching Flora runs pauses for %.0f s: %s", pause, error)
-
-    async def _renew_key(self, rejected: AsyncFloraClient, error: FloraError) -> None:
-        """Go on with the connection's key of now, if it is not the one that was rejected."""
-        async with self._renewing:
-            if self._client is not rejected:
-                return  # another request has learnt the same before
-            try:
-                settings = await self._settings()
-            except FloraError as gone:
-                raise _HopelessError(gone) from error
-            if settings.api_key == rejected.settings.api_key:
-                raise _HopelessError(error)
-            self._client = AsyncFloraClient(settings)
-            await rejected.close()
-
-    def _live_client(self) -> AsyncFloraClient:
-        assert self._client is not None  # noqa: S101  # made before the first cycle
-        return self._client
-
-    async def _settings(self) -> ClientSettings:
-        """Read the connection; a database that is away for a while ends no wait before its deadline."""
-        while True:
-            try:
-                return await asyncio.wait_for(self._read_settings(), CONNECTION_TIMEOUT)
-            except FloraError:
-                raise
-            except Exception as error:
-                log.warning("Cannot read the Flora connection now: %s: %s", type(error).__name__, error)
-            await asyncio.sleep(CONNECTION_RETRY)
-
-
-async def _together(looks: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Await all; when one breaks, none of the others goes on behind the watcher's back."""
-    tasks = [asyncio.ensure_future(look) for look in looks]
+async def _await_all(polls: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Await all polls. If one fails, cancel the others."""
+    tasks = [asyncio.ensure_future(poll) for poll in polls]
     try:
         await asyncio.gather(*tasks)
     finally:
@@ -534,10 +531,16 @@ async def _together(looks: Sequence[Coroutine[Any, Any, None]]) -> None:
 
 
 def _lacks_details(run: Run) -> bool:
-    """Whether a finished run is shown without what a single look at it brings: optional in the history."""
+    """Whether a finished run lacks details, which are optional in the history."""
     if run.completed:
         return not run.outputs
     return run.failed and not (run.error_code or run.error_message)
+
+
+def _may_pass(error: FloraError) -> bool:
+    """Whether an error of reading a history may pass, and does not show that the history is broken."""
+    foreign = isinstance(error, FloraAPIError) and not error.is_floras_own
+    return error.transient or foreign or error.status == HTTPStatus.UNAUTHORIZED
 
 
 _watchers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Watcher]] = WeakKeyDictionary()

@@ -1,0 +1,204 @@
+"""The record of a task's run, which passes from one attempt to the next. Decides nothing.
+
+The record is plain JSON in Airflow's task state store (3.3 and later). It has a version, and is read leniently:
+unknown entries are ignored, and missing ones get defaults.
+
+Airflow 2.11 to 3.2 have no such store. There the record is *presumed*: derived from the task instance, which shows
+what earlier attempts may have done. So is a lost record: after an upgrade of Airflow, after a change of the store's
+backend, or with ``clear_on_success``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_flora.api.errors import FloraError, Remedy
+from airflow_provider_flora.task.state import RUN, save
+
+if TYPE_CHECKING:
+    from airflow_provider_flora.task.attempt import Attempt
+
+VERSION = 1
+DIGEST_VERSION = "1"
+MAX_PAST = 20
+
+Window = tuple[float, float]
+"""Start and end of a period, in Flora's unix time (s)."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The record of a task's run.
+
+    :param key: idempotency key of the start; empty before the first start.
+    :param generation: number of earlier keys that were used.
+    :param digest: digest of the technique, the inputs as the user named them, and the callback URL.
+    :param files: SHA-256 by name of the files among the inputs.
+    :param technique_id: technique, as the user named it.
+    :param history_id: id of the technique, which the history filters by. It stays when the slug changes.
+    :param max_tries: the task instance's ``max_tries`` when the record was written. A clear changes it.
+    :param clear_number: the DAG run's ``clear_number`` when the record was written.
+    :param sent: for each start request that may have started a run, the period in which it may have done so; oldest
+        first. The period ends with the answer, or when the request is certain to have ended.
+    :param run_id: the run, once it is known.
+    :param delivered: whether Airflow has recorded the success of the task that returned the run.
+    :param past: earlier runs of the task.
+    :param presumed: whether the record was derived and not read: an earlier attempt may have sent the requests.
+    :param resendable: whether the requests had this key.
+    """
+
+    key: str = ""
+    generation: int = 0
+    digest: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    technique_id: str = ""
+    history_id: str = ""
+    max_tries: int = 0
+    clear_number: int | None = None
+    sent: tuple[Window, ...] = ()
+    run_id: str | None = None
+    delivered: bool = False
+    past: tuple[str, ...] = ()
+    presumed: bool = False
+    resendable: bool = True
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether a start was sent, or may have been, and its result is not known."""
+        return self.run_id is None and bool(self.sent)
+
+    @property
+    def latest_end(self) -> float:
+        """Flora's unix time (s) when every start request is certain to have ended."""
+        return max(end for _, end in self.sent)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the record as plain JSON."""
+        plain = {name: value for name, value in vars(self).items() if name not in ("presumed", "resendable")}
+        return {"version": VERSION, **plain, "sent": [list(window) for window in self.sent], "past": [*self.past]}
+
+    @classmethod
+    def from_plain(cls, plain: object) -> Record | None:
+        """Return the record that this or another release has written, or ``None`` if it is unreadable."""
+        if not isinstance(plain, Mapping) or not isinstance(plain.get("key"), str):
+            return None
+        known = {name: value for name, value in plain.items() if name in cls.__dataclass_fields__}
+        try:
+            sent = tuple((float(window[0]), float(window[1])) for window in known.pop("sent", None) or ())
+        except (TypeError, ValueError, LookupError):
+            if not isinstance(plain.get("run_id"), str):
+                return None
+            sent = ()  # which run it is, is all that matters by now
+        past = tuple(known.pop("past", None) or ())
+        return cls(**known, sent=sent, past=past)
+
+
+class Records:
+    """The storage of one task instance's record.
+
+    :param store: ``context["task_state_store"]``, or ``None`` if Airflow has none.
+    """
+
+    def __init__(self, store: Any, attempt: Attempt) -> None:
+        self._store = store
+        self.attempt = attempt
+
+    def load(self) -> Record | None:
+        """Return the record of an earlier attempt, or ``None`` if none is stored."""
+        return None if self._store is None else Record.from_plain(self._store.get(RUN))
+
+    def save(self, record: Record) -> None:
+        """Store a record, some 400 bytes, for as long as the task instance can be cleared."""
+        if self._store is not None:
+            save(self._store, RUN, record.to_plain())
+
+    def record_delivery(self) -> None:
+        """Record that the task has succeeded with its run. A later clear asks for a new run."""
+        record = self.load()
+        if record is not None and record.run_id is not None and not record.delivered:
+            self.save(replace(record, delivered=True))
+
+    @contextmanager
+    def protect_paid_run(self, run_id: str | None = None) -> Iterator[None]:
+        """Make every error retryable while a paid run may exist. A retry costs nothing then.
+
+        :param run_id: the task's run, if it is known to be paid.
+        :raises FloraError: the error, with the run's id if it is known.
+        """
+        try:
+            yield
+        except FloraError as error:
+            record = self.load()
+            if run_id is not None:
+                may_be_paid, error.run_id = True, run_id
+            elif record is None:
+                may_be_paid = self.attempt.try_number > 1
+            else:
+                may_be_paid = not record.delivered and (record.unanswered or record.run_id is not None)
+                error.run_id = record.run_id
+            if may_be_paid:
+                error.remedy = Remedy.RETRY_LATER
+            raise
+
+    def empty_record(self, digest: str, technique_id: str) -> Record:
+        """Return an empty record: no attempt has sent a start."""
+        attempt = self.attempt
+        return Record(
+            digest=digest,
+            technique_id=technique_id,
+            max_tries=attempt.max_tries,
+            clear_number=attempt.clear_number,
+        )
+
+    def new_intent(self, blank: Record, previous: Record | None) -> Record:
+        """Return the intent of a new start, with a new key.
+
+        The key is derived from the task instance, so an attempt that has lost the record makes the same one.
+        """
+        generation = 0
+        if previous is not None and previous.key:
+            was_used = previous.run_id is not None or bool(previous.sent)
+            generation = previous.generation + was_used
+        name = json.dumps([*self.attempt.identity, blank.max_tries, blank.digest, generation])
+        key = f"airflow-{hashlib.sha256(name.encode()).hexdigest()[:40]}"
+        past = () if previous is None else (*previous.past, *([previous.run_id] if previous.run_id else ()))
+        return replace(blank, key=key, generation=generation, past=past[-MAX_PAST:])
+
+    def presume(self, record: Record, skew: float, start_duration: float) -> Record | None:
+        """Return the record that earlier attempts may have made of an intent, or ``None`` if there were none.
+
+        :param skew: seconds by which Flora's clock is ahead of this machine's.
+        :param start_duration: seconds after which a start request is certain to have ended.
+        """
+        attempt = self.attempt
+        retried = record.generation + 1 < attempt.number
+        # With a store, each attempt writes a record. A missing one was lost.
+        lost = self._store is not None and attempt.try_number > 1 and record.generation == 0
+        if not (retried or lost):
+            return None
+        # The last of them ended before this attempt began, at least by the retry's delay.
+        last = attempt.began - (attempt.retry_delay if retried else 0.0)
+        first = attempt.dag_run_due if lost else attempt.dag_run_began
+        sent = ((first + skew, max(attempt.dag_run_began, last) + skew + start_duration),)
+        # After a clear, a lost record belonged to another execution, with another key.
+        same_key = retried and not (lost and attempt.try_number > attempt.number)
+        return replace(record, sent=sent, presumed=True, resendable=same_key)
+
+
+def digest_of(technique_id: str, inputs: object, callback_url: str | None) -> str:
+    """Return a digest that equal starts share. It does not cover the content of files."""
+    try:
+        text = json.dumps([technique_id, inputs, callback_url], sort_keys=True, default=str)
+    except TypeError:  # unsortable keys; the check of the inputs reports them
+        text = repr([technique_id, inputs, callback_url])
+    return f"{DIGEST_VERSION}:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def digests_differ(one: str, other: str) -> bool:
+    """Whether two digests are certain to be of different inputs. Those of different releases cannot be compared."""
+    return one != other and one.partition(":")[0] == other.partition(":")[0]

@@ -1,0 +1,1 @@
+"""The task instance in Airflow: its attempt, parameters, deadline, log and state."""
