@@ -1,4 +1,4 @@
-"""What Airflow reads from the entry point ``apache_airflow_provider``. Imported often, so it imports little."""
+"""The provider's description for Airflow's entry point. Imported often, so it imports little."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from typing import Any
 
 import airflow_provider_flora
 
-# The connection's form, told once: Airflow 3 reads it from here, for Airflow 2 the hook makes widgets of it.
+# The connection's form. Airflow 3 reads it from here; for Airflow 2 the hook makes widgets of it.
 CONNECTION_FIELDS: dict[str, tuple[str, str, str]] = {
     # name: (label, description, placeholder)
-    "workspace_id": ("Workspace", "Narrows lists down to this workspace. Default: all that the key opens.", "ws_…"),
-    "timeout": ("Time-out", "Seconds to wait for an answer of Flora. Default: 60.", "60"),
-    "max_retries": ("Retries", "How often a request is sent again after a passing error. Default: 4.", "4"),
-    "proxies": ("Proxy", "URL of a proxy, or JSON with one URL for each scheme.", "http://proxy.example:3128"),
-    "verify": ("Check TLS", "true, false, or the path of a CA bundle. Default: true.", "true"),
+    "workspace_id": ("Workspace", "Limits lists to this workspace. Default: every workspace of the key.", "ws_…"),
+    "timeout": ("Timeout", "Seconds to wait for Flora's answer. Default: 60.", "60"),
+    "max_retries": ("Retries", "Retries of a request after transient errors. Default: 4.", "4"),
+    "proxies": (
+        "Proxy",
+        "URL of a proxy, or JSON with one URL per scheme. Default: the environment's proxy.",
+        "http://proxy.example:3128",
+    ),
+    "verify": ("Check TLS", "true, false, or the path of a CA file or folder. Default: true.", "true"),
 }
 CONNECTION_FORM: dict[str, Any] = {
     "hidden-fields": ["schema", "login", "port", "extra"],
@@ -27,7 +31,7 @@ CONNECTION_FORM: dict[str, Any] = {
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Describe the provider: its connection type with its form, and its extra link."""
+    """Return the provider's connection type, its form and its extra link."""
     return {
         "package-name": "airflow-provider-flora",
         "name": "Flora",

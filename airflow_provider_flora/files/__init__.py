@@ -1,1 +1,1 @@
-"""Files on their way into Flora and out of it."""
+"""Uploads to Flora and downloads of outputs."""

@@ -1,4 +1,4 @@
-"""The checksum of bytes on their way in or out."""
+"""The checksum of bytes during an upload or download."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Sha256:
-    """A SHA-256 that is computed in a thread of its own: beside the transfer, and not between its pieces."""
+    """A SHA-256 that is computed in its own thread, in parallel with the transfer."""
 
     def __init__(self) -> None:
         self._sum = hashlib.sha256()
@@ -27,7 +27,7 @@ class Sha256:
         self.end()
 
     def add(self, chunk: bytes) -> None:
-        """Take a piece; an empty one ends it."""
+        """Add a chunk. An empty chunk ends the computation."""
         self._chunks.put(chunk)
 
     def end(self) -> str:

@@ -1,35 +1,30 @@
-"""FloraHook: an Airflow connection becomes a client. What the client then does is in ``api``."""
+"""FloraHook: makes a client from an Airflow connection. The client is in ``api``."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
-
-from airflow_provider_flora.api.errors import FloraError, FloraSettingsError
-from airflow_provider_flora.api.settings import DEFAULT_BASE_URL, ClientSettings, is_loopback
+from airflow_provider_flora.airflow_compat import AirflowNotFoundException, BaseHook
+from airflow_provider_flora.api.errors import FloraError
+from airflow_provider_flora.hooks.connection import missing_connection_error, settings_of
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Connection
-
     from airflow_provider_flora.api.aio import AsyncFloraClient
     from airflow_provider_flora.api.client import FloraClient
     from airflow_provider_flora.api.inputs import Inputs
-    from airflow_provider_flora.api.models import Asset, Run, Technique
+    from airflow_provider_flora.api.models import FloraAsset, Run, Technique
+    from airflow_provider_flora.api.settings import ClientSettings
 
 
 class FloraHook(BaseHook):
-    """Talks to Flora with the settings of an Airflow connection of type ``flora``.
+    """A hook for Flora, with an Airflow connection of type ``flora``.
 
-    The connection's password is the API key and its host the base URL; see :doc:`/connection`. The methods are
-    those of :class:`~airflow_provider_flora.api.client.FloraClient`; each has an async twin on the client that
-    :meth:`async_client` gives.
+    The connection's password is the API key, and its host the base URL; see :doc:`/connection`. The methods are
+    those of :class:`~airflow_provider_flora.api.client.FloraClient`. :meth:`async_client` returns a client with
+    async methods.
 
     :param flora_conn_id: id of the connection.
     """
@@ -45,7 +40,7 @@ class FloraHook(BaseHook):
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Return the form's own fields for Airflow 2; Airflow 3 reads them from the provider's description."""
+        """Return the form's custom fields for Airflow 2. Airflow 3 reads them from the provider's description."""
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from flask_babel import lazy_gettext
         from wtforms import StringField
@@ -61,13 +56,13 @@ class FloraHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Return how the form's standard fields look, for Airflow 2."""
+        """Return the behaviour of the form's standard fields for Airflow 2."""
         from airflow_provider_flora.get_provider_info import CONNECTION_FORM
 
         return {name.replace("-", "_"): value for name, value in CONNECTION_FORM.items()}
 
     def get_conn(self) -> FloraClient:
-        """Return the client, with one keep-alive session for as long as the hook lives."""
+        """Return the hook's client, which has one keep-alive session."""
         return self._client
 
     @cached_property
@@ -78,21 +73,23 @@ class FloraHook(BaseHook):
 
     @cached_property
     def settings(self) -> ClientSettings:
-        """What the connection says, read once for as long as the hook lives.
+        """The settings of the connection, read once.
 
-        :raises FloraSettingsError: there is no such connection, or it cannot be used.
+        :raises FloraSettingsError: the connection does not exist or cannot be used.
         """
         try:
             connection = self.get_connection(self.flora_conn_id)
-        except AirflowNotFoundException as error:
-            raise _missing(self.flora_conn_id) from error
+        except AirflowNotFoundException:
+            raise missing_connection_error(self.flora_conn_id) from None
         return settings_of(connection, self.flora_conn_id)
 
     @asynccontextmanager
     async def async_client(self) -> AsyncIterator[AsyncFloraClient]:
-        """Give a client on the event loop: ``async with hook.async_client() as client``.
+        """Open a client on the event loop: ``async with hook.async_client() as client``.
 
-        The connection is read without holding up the loop.
+        The connection is read without blocking the loop.
+
+        :raises FloraSettingsError: the connection does not exist or cannot be used.
         """
         from airflow_provider_flora.api.aio import AsyncFloraClient
 
@@ -100,42 +97,45 @@ class FloraHook(BaseHook):
             yield client
 
     async def async_settings(self) -> ClientSettings:
-        """Read the connection without holding up the event loop."""
-        from airflow.providers.common.compat.connection import get_async_connection
+        """Read the connection without blocking the event loop.
+
+        :raises FloraSettingsError: the connection does not exist or cannot be used.
+        """
+        from airflow_provider_flora.airflow_compat import get_async_connection
 
         try:
             connection = await get_async_connection(self.flora_conn_id, hook=type(self))
-        except AirflowNotFoundException as error:
-            raise _missing(self.flora_conn_id) from error
+        except AirflowNotFoundException:
+            raise missing_connection_error(self.flora_conn_id) from None
         return settings_of(connection, self.flora_conn_id)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Tell which workspace the key opens, or what is wrong."""
+        """Return whether the connection works, and the key's workspace or the problem."""
         try:
             workspaces = self.get_conn().list_workspaces()
         except FloraError as error:
             return False, str(error)
         if not workspaces:
-            return False, "Flora accepts the key, but it opens no workspace."
-        opened = ", ".join(f"{workspace.name or 'unnamed'} ({workspace.workspace_id})" for workspace in workspaces)
+            return False, "Flora accepts the API key, but the key has no workspace."
+        found = ", ".join(f"{workspace.name or 'unnamed'} ({workspace.workspace_id})" for workspace in workspaces)
         wanted = self.get_conn().settings.workspace_id
         if wanted and wanted not in {workspace.workspace_id for workspace in workspaces}:
-            return False, f"The key does not open the connection's workspace_id {wanted!r}; it opens: {opened}."
-        return True, f"The key opens: {opened}."
+            return False, f"The API key does not belong to the workspace_id {wanted!r}, but to: {found}."
+        return True, f"The API key belongs to: {found}."
 
     def list_techniques(
         self, query: str | None = None, workspace_id: str | None = None, page_size: int = 100
     ) -> Iterator[Technique]:
-        """Iterate lazily over the techniques that the key can see.
+        """Iterate lazily over the techniques that the key can access.
 
-        :param query: searches names and descriptions.
+        :param query: text to find in names and descriptions.
         :param workspace_id: default: the connection's, if it has one.
         :param page_size: 1 to 100.
         """
         return self.get_conn().list_techniques(query, workspace_id, page_size)
 
     def get_technique(self, technique_id: str) -> Technique:
-        """Return a technique by its id or slug: what it takes, gives and costs."""
+        """Return a technique, by id or slug, with its inputs, outputs and price."""
         return self.get_conn().get_technique(technique_id)
 
     def start_technique_run(
@@ -146,18 +146,18 @@ class FloraHook(BaseHook):
         callback_url: str | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
-        """Start a run. **This spends money**, and nothing can cancel it.
+        """Start a run. **This costs money**, and a run cannot be cancelled.
 
-        :param inputs: ``{input_id: value}`` (one more request looks the types up) or ``[{id, type, value}]``.
-        :param mode: ``async``, or ``stream``: the call then lasts as long as Flora streams.
+        :param inputs: ``{input_id: value}`` (one more request gets the types) or ``[{id, type, value}]``.
+        :param mode: ``async``, or ``stream``, with which the call lasts as long as Flora streams.
         :param callback_url: public HTTPS URL that Flora calls once when the run ends.
-        :param idempotency_key: default: a new one. After a lost answer the request is sent again with it.
-        :raises FloraAPIError: with status 409 if the key was used before; the run is then in the history.
+        :param idempotency_key: default: a new key. If the answer is lost, the request is sent again with it.
+        :raises FloraAPIError: with status 409 if the key was used before. The run is in the history then.
         """
         return self.get_conn().start_technique_run(technique_id, inputs, mode, callback_url, idempotency_key)
 
     def get_technique_run(self, technique_id: str, run_id: str) -> Run:
-        """Return a run as it stands."""
+        """Return a run in its current state."""
         return self.get_conn().get_technique_run(technique_id, run_id)
 
     def list_technique_runs(
@@ -179,10 +179,10 @@ class FloraHook(BaseHook):
     def wait_for_technique_run(
         self, technique_id: str, run_id: str, poll_interval: float = 5.0, timeout: float = 3600.0
     ) -> Run:
-        """Wait until a run has finished, well or badly, and return it.
+        """Wait until a run has completed or failed, and return it.
 
-        :param poll_interval: seconds between two looks.
-        :param timeout: seconds after which the wait ends; the run goes on.
+        :param poll_interval: seconds between two polls.
+        :param timeout: seconds after which the wait ends. The run goes on.
         :raises FloraRunTimeoutError: the run did not finish in time.
         """
         return self.get_conn().wait_for_technique_run(technique_id, run_id, poll_interval, timeout)
@@ -196,32 +196,31 @@ class FloraHook(BaseHook):
         folder: str | None = None,
         project_id: str | None = None,
         conn_id: str | None = None,
-    ) -> Asset:
-        """Upload a file and return its asset once that is ready: its ``url`` can be an input of a run.
+    ) -> FloraAsset:
+        """Upload a file, wait until its Flora asset is ready, and return it. Its ``url`` can be an input of a run.
 
-        Without a task there is nothing that remembers it: each call makes an asset. The file is read in this
-        process, so that there is no async twin.
+        Each call makes a new asset. There is no async version, since this process reads the file.
 
-        :param file: a local path, the URI of a storage (``s3://conn_id@bucket/key``), or a public HTTPS URL, which
-            Flora fetches.
-        :param workspace_id: default: the connection's, else the only one that the key opens.
-        :param file_name: default: the file's own.
-        :param content_type: default: what the name tells.
-        :param folder: where in the workspace.
-        :param project_id: a project on whose canvas it is shown too.
-        :param conn_id: connection of the storage, where the URI names none.
-        :raises FloraFileError: the file cannot be read, or Flora would not take it.
-        :raises FloraUploadError: it did not become an asset.
+        :param file: local path, URI of a storage (``s3://conn_id@bucket/key``), or public HTTPS URL, which Flora
+            fetches.
+        :param workspace_id: default: the connection's workspace, or the only one of the key.
+        :param file_name: name of the asset. Default: the file's name.
+        :param content_type: default: the content type of the file's extension.
+        :param folder: folder in the workspace.
+        :param project_id: project whose canvas shows the asset, too.
+        :param conn_id: connection of the storage, if the URI names none.
+        :raises FloraFileError: the file cannot be read, or Flora does not accept it.
+        :raises FloraUploadError: the upload failed.
         """
-        from airflow_provider_flora.files.remembering import AssetMemory
-        from airflow_provider_flora.files.uploading import Place, Uploader, workspace_of
+        from airflow_provider_flora.files.uploads.record import UploadRecord
+        from airflow_provider_flora.files.uploads.uploader import Place, Uploader, workspace_of
 
         client = self.get_conn()
         place = Place(workspace_of(client, workspace_id), file_name, content_type, folder, project_id)
-        return Uploader(client, AssetMemory(None, self.log), self.log).make(file, place, conn_id)[0]
+        return Uploader(client, UploadRecord(None, self.log), self.log).upload_or_import(file, place, conn_id)[0]
 
-    def get_asset(self, asset_id: str) -> Asset:
-        """Return an asset as it stands."""
+    def get_asset(self, asset_id: str) -> FloraAsset:
+        """Return a Flora asset in its current state."""
         return self.get_conn().get_asset(asset_id)
 
     def list_assets(
@@ -230,122 +229,12 @@ class FloraHook(BaseHook):
         workspace_id: str | None = None,
         project_id: str | None = None,
         page_size: int = 100,
-    ) -> Iterator[Asset]:
-        """Iterate lazily over the assets that the key can see.
+    ) -> Iterator[FloraAsset]:
+        """Iterate lazily over the Flora assets that the key can access.
 
-        :param query: searches them.
+        :param query: text to find.
         :param workspace_id: default: the connection's, if it has one.
-        :param project_id: only what is on this project's canvas.
+        :param project_id: list only the assets on this project's canvas.
         :param page_size: 1 to 100.
         """
         return self.get_conn().list_assets(query, workspace_id, project_id, page_size)
-
-
-def settings_of(connection: Connection, conn_id: str) -> ClientSettings:
-    """Read a connection of type ``flora``, in its JSON or its URI form.
-
-    :raises FloraSettingsError: naming the connection, what is wrong and the way out.
-    """
-    if not connection.password:
-        raise FloraSettingsError(
-            f"The connection {conn_id!r} holds no Flora API key. Put it into the connection's password: in the "
-            f"UI under Admin > Connections, or with AIRFLOW_CONN_{conn_id.upper()}='flora://:YOUR_KEY@'."
-        )
-    # Not extra_dejson: on Airflow 3 it calls the supervisor, which must not happen on the triggerer's loop.
-    try:
-        extra = json.loads(connection.extra or "{}")
-    except ValueError:
-        extra = None
-    if not isinstance(extra, dict):
-        raise FloraSettingsError(f"The extra of connection {conn_id!r} is not a JSON object.")
-    try:
-        given = {
-            name: _READERS[name](name, value)
-            for name, value in extra.items()
-            if name in _READERS and value not in (None, "")
-        }
-        return ClientSettings(api_key=connection.password.strip(), base_url=_base_url(connection), **given)
-    except FloraSettingsError as error:
-        raise FloraSettingsError(f"The connection {conn_id!r} cannot be used: {error}") from None
-
-
-def _missing(conn_id: str) -> FloraSettingsError:
-    return FloraSettingsError(
-        f"There is no connection {conn_id!r}. Make one of type Flora with the API key as its password: in the UI "
-        f"under Admin > Connections, or with AIRFLOW_CONN_{conn_id.upper()}='flora://:YOUR_KEY@'."
-    )
-
-
-_HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+):(?P<port>\d+)")
-
-
-def _base_url(connection: Connection) -> str:
-    host = (connection.host or "").strip()
-    if not host:
-        return DEFAULT_BASE_URL
-    if "://" in host:
-        return host
-    # The parts of a URI. Without a scheme of its own: https, but plain http to this machine itself.
-    host, _, path = host.partition("/")
-    path = f"{path}/{connection.schema or ''}".strip("/")
-    port = str(connection.port or "")
-    if with_port := _HOST_AND_PORT.fullmatch(host):
-        host, port = with_port["host"].strip("[]"), with_port["port"]
-    scheme = "http" if is_loopback(host) else "https"
-    netloc = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{netloc}{f':{port}' if port else ''}/{path}"
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise FloraSettingsError(f"the extra {name!r} takes a number, not {value!r}.")
-    return number
-
-
-def _integer(name: str, value: Any) -> int:
-    number = _number(name, value)
-    if number != int(number):
-        raise FloraSettingsError(f"the extra {name!r} takes a whole number, not {value!r}.")
-    return int(number)
-
-
-def _switch(name: str, value: Any) -> bool:
-    switch = _switch_or_text(name, value) if isinstance(value, (bool, str)) else value
-    if not isinstance(switch, bool):
-        raise FloraSettingsError(f"the extra {name!r} takes true or false, not {value!r}.")
-    return switch
-
-
-def _switch_or_text(name: str, value: Any) -> bool | str:
-    if not isinstance(value, (bool, str)):
-        raise FloraSettingsError(f"the extra {name!r} takes true, false or a path, not {value!r}.")
-    return {"true": True, "false": False}.get(str(value).strip().lower(), str(value))
-
-
-def _text(name: str, value: Any) -> str:
-    return str(value).strip()
-
-
-def _proxies(name: str, value: Any) -> dict[str, str]:
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        with suppress(ValueError):
-            value = json.loads(value)
-    elif isinstance(value, str):
-        value = {"http": value, "https": value}
-    if not isinstance(value, dict) or not all(isinstance(url, str) for url in value.values()):
-        raise FloraSettingsError(f'the extra {name!r} takes a proxy\'s URL, or {{"https": "http://proxy:3128"}}.')
-    return value
-
-
-_READERS: dict[str, Callable[[str, Any], Any]] = {
-    "workspace_id": _text,
-    "timeout": _number,
-    "max_retries": _integer,
-    "proxies": _proxies,
-    "verify": _switch_or_text,
-    "allow_http": _switch,
-}

@@ -1,15 +1,14 @@
-"""Links from a task to Flora's own pages."""
+"""Links from a task to Flora's pages."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
+from airflow_provider_flora.airflow_compat import BaseOperatorLink, XCom
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
-
+    from airflow_provider_flora.airflow_compat import BaseOperator, TaskInstanceKey
     from airflow_provider_flora.api.settings import ClientSettings
 
 TECHNIQUE_URL_KEY = "flora_technique_url"
@@ -24,11 +23,11 @@ def technique_url(settings: ClientSettings, technique: str) -> str:
 
 
 class FloraTechniqueLink(BaseOperatorLink):
-    """The technique's page in Flora, from the XCom that the task pushed when it began."""
+    """A link to the technique's page in Flora. The task pushes the URL as an XCom when it begins."""
 
     name = "Technique in Flora"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the address, or nothing if the task has not begun."""
+        """Return the URL, or an empty string if the task has not begun."""
         url: Any = XCom.get_value(ti_key=ti_key, key=TECHNIQUE_URL_KEY)
         return str(url or "")

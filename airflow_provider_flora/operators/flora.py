@@ -1,73 +1,77 @@
-"""FloraRunTechniqueOperator: a Flora technique as a task.
+"""FloraRunTechniqueOperator: runs a Flora technique as a task.
 
-The operator only puts the steps in order. What is checked before money is spent is in ``api.inputs``, whether a
-run may be started in ``runs.starting``, what becomes of a finished one in ``runs.outcome``. Imports that cost time
-are made when a task runs: the DAG processor imports this file for every DAG that uses it.
+The operator only orders the steps. ``api.inputs`` checks the inputs, ``runs.starting`` decides whether to start a
+run, ``runs.outcome`` turns a finished run into XComs. Slow imports are made when a task runs, since the DAG
+processor imports this file for every DAG that uses it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
-
+from airflow_provider_flora.airflow_compat import AirflowTaskTimeout, BaseOperator, conf
 from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY, FloraTechniqueLink, technique_url
-from airflow_provider_flora.runs.deadline import NO_TRIGGERER_GRACE, Deadline
-from airflow_provider_flora.runs.parameters import given, number, one_of
+from airflow_provider_flora.task.deadline import NO_TRIGGERER_GRACE, Deadline
+from airflow_provider_flora.task.parameters import check_choice, none_if_empty, parse_number
+from airflow_provider_flora.task.state import store_of
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
-
+    from airflow_provider_flora.airflow_compat import Context, ObjectStoragePath
     from airflow_provider_flora.api.client import FloraClient
     from airflow_provider_flora.api.inputs import Inputs
     from airflow_provider_flora.api.models import Run, RunInput, Technique
-    from airflow_provider_flora.files.downloading import Downloads
-    from airflow_provider_flora.files.inputs import InputFiles
+    from airflow_provider_flora.files.downloads.downloads import Downloads
+    from airflow_provider_flora.files.uploads.run_inputs import InputFiles
     from airflow_provider_flora.hooks.flora import FloraHook
-    from airflow_provider_flora.runs.starting import Order
+    from airflow_provider_flora.runs.record import Records
+    from airflow_provider_flora.runs.starting import PlannedRun, StartedRun
     from airflow_provider_flora.runs.techniques import RecentTechnique
+
+FIRST_POLL_WITHIN = 10.0
+"""Longest time in seconds that a worker waits for the first poll of a run before it defers."""
 
 
 class FloraRunTechniqueOperator(BaseOperator):
-    """Run a Flora technique exactly once and hand its outputs on.
+    """Run a Flora technique exactly once and return its outputs.
 
-    **A run costs money and cannot be cancelled.** Before one is started, every mistake in the inputs is reported
-    at once; after it, no crash, retry or restart of Airflow starts another: see :doc:`/reliability`.
+    **A run costs money and cannot be cancelled.** Every mistake in its inputs is reported before the run starts.
+    After that, no crash, retry or restart of Airflow starts another run: see :doc:`/reliability`.
 
     The return value is a dict with ``run_id``, ``technique_id``, ``status``, ``outputs`` (each ``{"output_id",
-    "type", "url"}``), ``output_urls`` (media), ``output_texts``, ``charged_cost`` (USD, or ``None`` while Flora
-    has not told it), ``created_at``, ``started_at`` and ``completed_at`` (unix milliseconds). ``op.output[key]``
-    passes ``outputs``, ``output_urls``, ``output_texts``, ``run_id`` or ``charged_cost`` to another task.
+    "type", "url"}``), ``output_urls`` (media), ``output_texts``, ``charged_cost`` (USD, or ``None`` until Flora
+    reports it), ``created_at``, ``started_at`` and ``completed_at`` (unix milliseconds). ``op.output[key]`` passes
+    ``outputs``, ``output_urls``, ``output_texts``, ``run_id`` or ``charged_cost`` to another task.
 
     :param technique_id: id or slug of the technique. (templated)
-    :param inputs: ``{input_id: value}`` or Flora's own list of ``{"id", "type", "value"}``; a value of ``None`` is
-        left out. An image or a film is an ``https://`` URL, or a file that is uploaded first: a local path or the
+    :param inputs: ``{input_id: value}`` or Flora's own list of ``{"id", "type", "value"}``. Values of ``None`` are
+        left out. An image or a video is an ``https://`` URL, or a file that is uploaded first: a local path or the
         URI of a storage, ``s3://conn_id@bucket/key``. See :doc:`/uploads`. (templated)
     :param flora_conn_id: the connection. (templated)
     :param wait_for_completion: wait for the run to finish. Without it the value has the run's id and status only.
-    :param deferrable: wait in the triggerer, without holding a worker. Default: Airflow's ``default_deferrable``.
-    :param poll_interval: seconds between two looks at the run; Flora recommends 2 to 5. (templated)
-    :param timeout: seconds to wait at most, as does ``execution_timeout``: the earlier wins. The run goes on at
-        Flora, and the next try waits for it. (templated)
+    :param deferrable: wait in the triggerer, without occupying a worker. Default: Airflow's ``default_deferrable``.
+    :param poll_interval: seconds between two polls of the run. Flora recommends 2 to 5. (templated)
+    :param timeout: longest wait in seconds. A shorter ``execution_timeout`` takes precedence. The run goes on at
+        Flora, and the next attempt waits for it. (templated)
     :param callback_url: public HTTPS URL that Flora calls once when the run has finished. (templated)
-    :param validate_inputs: check the inputs against the technique before anything is spent.
-    :param max_run_cost: USD; a technique whose price, of the last minute, is higher is not run. (templated)
+    :param validate_inputs: check the inputs against the technique before anything is paid.
+    :param max_run_cost: USD. A technique with a higher price, at most a minute old, is not run. (templated)
     :param returns: ``run`` for the dict above, ``outputs`` for its list of outputs, so that a downstream task can
         be mapped over it.
-    :param on_unknown_start: where it cannot be told whether an earlier try started a run: ``stop`` with an error
-        that names the runs it could be, or ``restart`` and accept a second charge.
-    :param adopt_run_id: wait for this run and start none. (templated)
-    :param download_to: put the outputs as files into this folder, of any storage that Airflow's
-        ``ObjectStoragePath`` reaches: ``s3://conn_id@bucket/prefix/{{ ds }}/``. The value has ``files`` then, each
+    :param on_unknown_start: action if an earlier attempt may have started a run that cannot be identified: ``stop``
+        with an error that names the possible runs, or ``restart`` and accept a second charge.
+    :param adopt_run_id: wait for this run and do not start one. (templated)
+    :param download_to: download the outputs into this folder, in any storage of Airflow's ``ObjectStoragePath``:
+        ``s3://conn_id@bucket/prefix/{{ ds }}/``. The value then has ``files``, each
         ``{"uri", "media_type", "bytes", "sha256", "output_id"}``. See :doc:`/downloads`. (templated)
-    :param file_name: the names of these files, from ``technique``, ``run_id``, ``output_id``, ``index`` and
-        ``ext``. (templated)
-    :raises AirflowFailException: what no retry can mend: wrong inputs, a price above ``max_run_cost``, a run that
-        failed with "change the input" or "give up".
-    :raises FloraRunFailedError: the run failed and a retry, which is a new run, may succeed.
+    :param file_name: format of the names of these files, with the fields ``technique``, ``flora_run_id``,
+        ``output_id``, ``index`` and ``ext``. (templated)
+    :raises AirflowFailException: an error that a retry cannot fix: wrong inputs, a price above ``max_run_cost``, a
+        run that failed with "change the input" or "give up".
+    :raises FloraRunFailedError: the run failed. A retry, which is a new run, may succeed.
     :raises FloraRunTimeoutError: the run did not finish in time.
     """
 
@@ -104,16 +108,16 @@ class FloraRunTechniqueOperator(BaseOperator):
         on_unknown_start: str = "stop",
         adopt_run_id: str | None = None,
         download_to: str | ObjectStoragePath | None = None,
-        file_name: str = "{technique}-{run_id}-{output_id}.{ext}",
+        file_name: str = "{technique}-{flora_run_id}-{output_id}.{ext}",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        one_of("returns", returns, ("run", "outputs"))
-        one_of("on_unknown_start", on_unknown_start, ("stop", "restart"))
+        check_choice("returns", returns, ("run", "outputs"))
+        check_choice("on_unknown_start", on_unknown_start, ("stop", "restart"))
         if returns == "outputs" and not wait_for_completion:
-            raise ValueError("returns='outputs' needs wait_for_completion=True: a run that goes on has no outputs")
+            raise ValueError("returns='outputs' needs wait_for_completion=True: an active run has no outputs")
         if download_to is not None and not wait_for_completion:
-            raise ValueError("download_to needs wait_for_completion=True: a run that goes on has no outputs")
+            raise ValueError("download_to needs wait_for_completion=True: an active run has no outputs")
         self.technique_id = technique_id
         self.inputs = inputs
         self.flora_conn_id = flora_conn_id
@@ -124,175 +128,213 @@ class FloraRunTechniqueOperator(BaseOperator):
         self.callback_url = callback_url
         self.validate_inputs = validate_inputs
         self.max_run_cost = max_run_cost
+        self._has_limit = max_run_cost is not None
         self.returns = returns
         self.on_unknown_start = on_unknown_start
         self.adopt_run_id = adopt_run_id
         self.download_to = download_to
         self.file_name = file_name
         self._run_id: str | None = None
+        self._has_link = False
 
     def execute(self, context: Context) -> Any:
-        """Check, start once, wait, hand over."""
+        """Check the parameters, start the run once, wait for it, and return its value."""
         from airflow_provider_flora.runs.outcome import airflow_errors
 
-        hook = self._hook()
-        with airflow_errors(), hook.get_conn() as client:
-            deadline = Deadline(number("timeout", self.timeout), self.execution_timeout)
-            number("poll_interval", self.poll_interval)  # told now: once the run has started, it has cost money
-            self._downloads()
-            run = self._start(client, context)
+        hook = self._make_hook()
+        with airflow_errors():
+            with self._make_records(context).protect_paid_run():
+                deadline = Deadline(parse_number("timeout", self.timeout), self.execution_timeout)
+                parse_number("poll_interval", self.poll_interval)  # checked before the run is paid
+                self._make_downloads()
+                client = hook.get_conn()
+            started = self._start(client, context)
+            run = started.run
             self._run_id = run.run_id
             if self.do_xcom_push:
                 context["ti"].xcom_push(key="run_id", value=run.run_id)
-            if run.settled or not self.wait_for_completion:
-                return self._hand_over(run, context, hook)
-            if not self.deferrable:
-                return self._hand_over(self._wait(client, run, deadline), context, hook)
-        return self._defer(run, deadline)
+            if self.wait_for_completion and not run.settled:
+                if self.deferrable and not run.finished and not self._finishes_soon(client, started, deadline):
+                    self._defer(started, deadline)
+                run = self._wait(client, started, deadline)
+            return self._hand_over(run, context, hook)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Hand over the finished run that the trigger's event carries."""
-        from airflow_provider_flora.runs.outcome import airflow_errors, run_of_event
+        """Return the value of the finished run in the trigger's event."""
+        from airflow_provider_flora.runs.events import finished_run
+        from airflow_provider_flora.runs.outcome import airflow_errors
 
+        hook = self._make_hook()
         with airflow_errors():
-            return self._hand_over(run_of_event(event), context, self._hook())
+            return self._hand_over(finished_run(event, hook.get_conn, self.technique_id), context, hook)
 
     def on_kill(self) -> None:
-        """Say what goes on: Flora cannot cancel a run."""
+        """Log that the run goes on: Flora cannot cancel runs."""
         if self._run_id:
-            self.log.warning("%s goes on at Flora, which cannot cancel runs; a retry takes it up", self._run_id)
+            self.log.warning("%s goes on at Flora, which cannot cancel runs. A retry waits for it", self._run_id)
 
-    def _start(self, client: FloraClient, context: Context) -> Run:
-        from airflow_provider_flora.runs.starting import Starter, memory_of
+    def _make_records(self, context: Context) -> Records:
+        from airflow_provider_flora.runs.record import Records
+        from airflow_provider_flora.task.attempt import Attempt
 
-        files = self._input_files(client, context)
+        return Records(store_of(context), Attempt.of(context))
+
+    def _start(self, client: FloraClient, context: Context) -> StartedRun:
+        from airflow_provider_flora.runs.starting import ABANDON, Starter
+        from airflow_provider_flora.task.attempt import xcoms_of_siblings
+
+        files = self._make_input_files(client, context)
+        adopt_run_id = none_if_empty(self.adopt_run_id)
         starter = Starter(
             client,
             technique_id=self.technique_id,
-            given=files.digested(),
-            order=lambda: self._order(client, context, files),
-            callback_url=given(self.callback_url),
-            memory=memory_of(context),
-            max_tries=context["ti"].max_tries,
+            inputs=files.inputs,
+            files=files.compute_digests,
+            plan=lambda: self._make_plan(client, context, files),
+            callback_url=none_if_empty(self.callback_url),
+            records=self._make_records(context),
             on_unknown_start=self.on_unknown_start,
-            siblings=lambda: _runs_of_siblings(context),
+            siblings=lambda: xcoms_of_siblings(context, "run_id"),
             log=self.log,
+            abandoned=adopt_run_id == ABANDON,
         )
-        adopt_run_id = given(self.adopt_run_id)
-        return starter.start() if adopt_run_id is None else starter.adopt(adopt_run_id)
+        return starter.start() if adopt_run_id in (None, ABANDON) else starter.adopt(adopt_run_id)
 
-    def _input_files(self, client: FloraClient, context: Context) -> InputFiles:
-        from airflow_provider_flora.files.inputs import InputFiles
-        from airflow_provider_flora.files.remembering import AssetMemory, seed_of
+    def _make_input_files(self, client: FloraClient, context: Context) -> InputFiles:
+        from airflow_provider_flora.files.uploads.record import UploadRecord
+        from airflow_provider_flora.files.uploads.run_inputs import InputFiles
+        from airflow_provider_flora.task.attempt import execution_id
 
-        memory = AssetMemory(context.get("task_state_store"), self.log)
-        return InputFiles(self.inputs, client, memory, seed_of(context), self.log)
+        record = UploadRecord(store_of(context), self.log)
+        return InputFiles(self.inputs, client, record, execution_id(context), self.log)
 
-    def _order(self, client: FloraClient, context: Context, files: InputFiles) -> Order:
-        from airflow_provider_flora.runs.starting import Order
+    def _make_plan(self, client: FloraClient, context: Context, files: InputFiles) -> PlannedRun:
+        from airflow_provider_flora.runs.starting import PlannedRun
         from airflow_provider_flora.runs.techniques import RecentTechnique
 
         technique = RecentTechnique(client, self.technique_id)
-        if self.do_xcom_push:  # before anything is refused: the page is where a person looks next
-            page = technique_url(client.settings, technique.found.slug or technique.found.technique_id)
+        # Before the checks, so that a refused task has its link. Only once, since a plan may be made again.
+        if self.do_xcom_push and not self._has_link:
+            self._has_link = True
+            page = technique_url(client.settings, technique.get().slug or technique.get().technique_id)
             context["ti"].xcom_push(key=TECHNIQUE_URL_KEY, value=page)
-        inputs = technique.checked(lambda found: self._inputs_for(found, client, files))
-        return Order(
-            technique.found.technique_id,
-            lambda: files.uploaded(inputs, technique.found),
+        inputs = technique.check(lambda found: self._check_inputs(found, client, files))
+        return PlannedRun(
+            technique.get().technique_id,
+            lambda: files.upload(inputs, technique.get()),
             lambda: self._check_before_spending(technique),
         )
 
-    def _inputs_for(self, technique: Technique, client: FloraClient, files: InputFiles) -> list[RunInput]:
+    def _check_inputs(self, technique: Technique, client: FloraClient, files: InputFiles) -> list[RunInput]:
         from airflow_provider_flora.api.inputs import check_inputs, run_inputs
 
         if not self.validate_inputs:
-            return run_inputs(files.given, self.technique_id, technique)
+            return run_inputs(files.inputs, self.technique_id, technique)
         return check_inputs(
-            files.given,
+            files.inputs,
             technique,
             on_own_origin=client.settings.on_own_origin,
-            file_problem=files.problem,
+            file_problem=files.find_problem,
         )
 
     def _check_before_spending(self, technique: RecentTechnique) -> None:
-        technique.checked(self._check_price)
-        if downloads := self._downloads():
+        technique.check(self._check_price)
+        if downloads := self._make_downloads():
+            downloads.check_names(technique.get())
             downloads.check_folder()
 
     def _check_price(self, technique: Technique) -> None:
         from airflow_provider_flora.api.errors import FloraPriceError
 
-        max_run_cost = given(self.max_run_cost)
-        if max_run_cost is None:
+        if not self._has_limit and self.max_run_cost is None:  # a cluster policy may have set it since
             self.log.info("A run of %s costs %s USD", technique.name, technique.run_cost)
             return
-        limit = number("max_run_cost", max_run_cost, at_least=0.0)
+        # If its template found nothing, the limit is an error, and not absent.
+        limit = parse_number("max_run_cost", self.max_run_cost, at_least=0.0)
         if technique.run_cost is None or technique.run_cost > limit:
-            raise FloraPriceError(self.technique_id, technique.run_cost, limit)
+            raise FloraPriceError(self.technique_id, technique.run_cost, limit, "max_run_cost")
 
-    def _wait(self, client: FloraClient, run: Run, deadline: Deadline) -> Run:
+    def _finishes_soon(self, client: FloraClient, started: StartedRun, deadline: Deadline) -> bool:
+        """Poll the run once. Return whether it has finished, since deferring needs a second worker process."""
+        from airflow_provider_flora.api import answers, operations
+        from airflow_provider_flora.api.errors import FloraError
+
+        interval = parse_number("poll_interval", self.poll_interval)
+        time.sleep(min(interval, FIRST_POLL_WITHIN, deadline.seconds_left()))
+        request = operations.get_technique_run(started.technique_id, started.run.run_id)
+        try:
+            return client.ask(request, answers.read_run).finished
+        except FloraError as error:
+            self.log.info("%s could not be polled: %s", started.run.run_id, error)
+            return False
+
+    def _wait(self, client: FloraClient, started: StartedRun, deadline: Deadline) -> Run:
         from airflow_provider_flora.api.errors import FloraRunTimeoutError
+        from airflow_provider_flora.api.waiting import WaitLog
 
+        run = started.run
         try:
             return client.wait_for_technique_run(
-                self.technique_id,
+                started.technique_id,
                 run.run_id,
-                number("poll_interval", self.poll_interval),
-                deadline.seconds_left(),
-                on_change=lambda seen: self.log.info("%s is %s, %g %%", seen.run_id, seen.status, seen.progress),
+                parse_number("poll_interval", self.poll_interval),
+                deadline.timeout,
+                deadline=deadline.unix_time(),
+                listener=WaitLog(self.log),
             )
         except AirflowTaskTimeout:
             raise FloraRunTimeoutError(run.run_id, self.technique_id, "within the execution_timeout") from None
 
-    def _defer(self, run: Run, deadline: Deadline) -> None:
+    def _defer(self, started: StartedRun, deadline: Deadline) -> None:
         from airflow_provider_flora.triggers.flora import FloraTechniqueRunTrigger
 
         self.defer(
             trigger=FloraTechniqueRunTrigger(
-                technique_id=self.technique_id,
-                run_id=run.run_id,
+                technique_id=started.technique_id,
+                run_id=started.run.run_id,
                 deadline=deadline.unix_time(),
-                poll_interval=number("poll_interval", self.poll_interval),
+                poll_interval=parse_number("poll_interval", self.poll_interval),
                 flora_conn_id=self.flora_conn_id,
+                timeout=deadline.timeout,
             ),
             method_name="execute_complete",
-            # The trigger keeps the deadline and says what the run does; this is for when no triggerer is alive.
+            # The trigger has the deadline. This timeout takes effect if no triggerer is alive.
             timeout=timedelta(seconds=deadline.seconds_left()) + NO_TRIGGERER_GRACE,
         )
 
     def _hand_over(self, run: Run, context: Context, hook: FloraHook) -> Any:
         from airflow_provider_flora.runs.outcome import hand_over
-        from airflow_provider_flora.runs.starting import mark_delivered, memory_of
 
-        downloads = self._downloads() if self.wait_for_completion else None
         download = None
-        if downloads is not None:
-            store = context.get("task_state_store")
-            download = partial(downloads.fetch, run, self.technique_id, hook.settings, store)
-        value = hand_over(run, self.technique_id, context, self.returns, download)
-        mark_delivered(memory_of(context), self.log)
+        with self._make_records(context).protect_paid_run(run.run_id):
+            downloads = self._make_downloads() if self.wait_for_completion else None
+            if downloads is not None:
+                store = store_of(context)
+                download = partial(downloads.download, run, self.technique_id, hook.settings, store)
+        value = hand_over(run, self.technique_id, context, self.returns, self.log, download)
+        if store_of(context) is not None:
+            self._record_delivery_on_success(self._make_records(context))
         return value
 
-    def _downloads(self) -> Downloads | None:
-        download_to = given(self.download_to)
+    def _record_delivery_on_success(self, records: Records) -> None:
+        """Record the delivery of the run after Airflow has recorded the task's success, and not before.
+
+        An error after ``execute`` fails the task. A clear must return the same run then.
+        """
+        callbacks = self.on_success_callback or ()
+        callbacks = [*callbacks] if isinstance(callbacks, Sequence) else [callbacks]
+        # If this fails, the next clear returns the same run again, at no cost.
+        self.on_success_callback = [*callbacks, lambda context: records.record_delivery()]
+
+    def _make_downloads(self) -> Downloads | None:
+        download_to = none_if_empty(self.download_to)
         if download_to is None:
             return None
-        from airflow_provider_flora.files.downloading import Downloads
+        from airflow_provider_flora.files.downloads.downloads import Downloads
 
         return Downloads(download_to, self.file_name, self.log)
 
-    def _hook(self) -> FloraHook:
+    def _make_hook(self) -> FloraHook:
         from airflow_provider_flora.hooks.flora import FloraHook
 
         return FloraHook(self.flora_conn_id)
-
-
-def _runs_of_siblings(context: Context) -> set[str]:
-    """Return the runs of the other mapped instances of this task, as far as they have told of one."""
-    ti = context["ti"]
-    if ti.map_index is None or ti.map_index < 0:
-        return set()
-    # Without map_indexes: all of them. One alone comes as itself, not in a list.
-    found = ti.xcom_pull(task_ids=ti.task_id, key="run_id")
-    return {found} if isinstance(found, str) else {run_id for run_id in found or () if isinstance(run_id, str)}

@@ -1,6 +1,6 @@
-"""FloraUploadAssetOperator: a file becomes an asset at Flora.
+"""FloraUploadAssetOperator: uploads a file as a Flora asset.
 
-How it gets there is in ``files.uploading``. Imports that cost time are made when a task runs.
+``files.uploads`` performs the upload. Slow imports are made when a task runs.
 """
 
 from __future__ import annotations
@@ -8,36 +8,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
-from airflow_provider_flora.runs.parameters import NOT_GIVEN, given
+from airflow_provider_flora.airflow_compat import BaseOperator
+from airflow_provider_flora.task.parameters import EMPTY, none_if_empty
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
+    from airflow_provider_flora.airflow_compat import Context, ObjectStoragePath
 
 
 class FloraUploadAssetOperator(BaseOperator):
-    """Upload a file to Flora and hand its URL on, ready to be an input of a technique.
+    """Upload a file to Flora and return its URL, for an input of a technique.
 
-    A file of up to 4 MB goes in one request, a larger one to a place that Flora reserves for it, in pieces; a URL
-    is fetched by Flora. The task ends when the asset is ready. An asset costs nothing. A retry takes the asset that
-    an earlier try made of the same content, where Airflow has a task state store (3.3 and later).
+    A file of up to 4 MB is sent in one request, a larger one in chunks to an upload host. Flora fetches a URL
+    itself. The task ends when the Flora asset is ready. Flora does not charge for assets. With a task state store
+    (Airflow 3.3 and later), a retry reuses the asset of an earlier attempt with the same content.
 
     The return value is a dict with ``asset_id``, ``url``, ``status``, ``name``, ``content_type``, ``size_bytes``,
     ``width``, ``height``, ``workspace_id`` and ``sha256`` (``None`` for a URL). ``op.output["url"]`` and
     ``op.output["asset_id"]`` pass these to another task. See :doc:`/uploads`.
 
-    :param file: a local path, the URI of any storage that Airflow's ``ObjectStoragePath`` reaches, such as
-        ``s3://conn_id@bucket/key``, or a public HTTPS URL. (templated)
-    :param workspace_id: default: the connection's, else the only one that the key opens. (templated)
-    :param file_name: the asset's name. Default: the file's own. (templated)
-    :param content_type: such as ``image/png``. Default: what the file's name tells. (templated)
-    :param folder: where in the workspace. (templated)
-    :param project_id: a project on whose canvas the asset is shown too. (templated)
-    :param conn_id: connection of the storage, where the URI names none. (templated)
+    :param file: local path, URI of any storage of Airflow's ``ObjectStoragePath``, such as
+        ``s3://conn_id@bucket/key``, or public HTTPS URL. (templated)
+    :param workspace_id: default: the connection's workspace, or the only one of the key. (templated)
+    :param file_name: name of the asset. Default: the file's name. (templated)
+    :param content_type: such as ``image/png``. Default: the content type of the file's extension. (templated)
+    :param folder: folder in the workspace. (templated)
+    :param project_id: project whose canvas shows the asset, too. (templated)
+    :param conn_id: connection of the storage, if the URI names none. (templated)
     :param flora_conn_id: the connection to Flora. (templated)
-    :raises AirflowFailException: what no retry can mend: no such file, a type that Flora does not take, too large.
-    :raises FloraUploadError: the file did not become an asset, and a retry may succeed.
+    :raises AirflowFailException: an error that a retry cannot fix: a missing, unsupported or too large file.
+    :raises FloraUploadError: the upload failed, and a retry may succeed.
     """
 
     template_fields: Sequence[str] = (
@@ -76,30 +75,32 @@ class FloraUploadAssetOperator(BaseOperator):
         self.flora_conn_id = flora_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Upload, unless an earlier try has done so, and wait until the asset is ready."""
+        """Upload the file unless an earlier attempt has, wait until the asset is ready, and return its value."""
         from airflow_provider_flora.api.errors import FloraParameterError
-        from airflow_provider_flora.files.remembering import AssetMemory, seed_of
-        from airflow_provider_flora.files.source import as_text
-        from airflow_provider_flora.files.uploading import Place, Uploader, value_of, workspace_of
+        from airflow_provider_flora.files.uploads.record import UploadRecord
+        from airflow_provider_flora.files.uploads.source import as_text
+        from airflow_provider_flora.files.uploads.uploader import Place, Uploader, value_of, workspace_of
         from airflow_provider_flora.hooks.flora import FloraHook
         from airflow_provider_flora.runs.outcome import airflow_errors
+        from airflow_provider_flora.task.attempt import execution_id
+        from airflow_provider_flora.task.state import store_of
 
         with airflow_errors(), FloraHook(self.flora_conn_id).get_conn() as client:
             file = as_text(self.file)
-            if not isinstance(file, str) or file in NOT_GIVEN:
+            if not isinstance(file, str) or file in EMPTY:
                 raise FloraParameterError(f"file takes a path, a storage's URI or an https:// URL, not {file!r}.")
             place = Place(
-                workspace_of(client, given(self.workspace_id)),
-                given(self.file_name),
-                given(self.content_type),
-                given(self.folder),
-                given(self.project_id),
+                workspace_of(client, none_if_empty(self.workspace_id)),
+                none_if_empty(self.file_name),
+                none_if_empty(self.content_type),
+                none_if_empty(self.folder),
+                none_if_empty(self.project_id),
             )
-            memory = AssetMemory(context.get("task_state_store"), self.log)
-            uploader = Uploader(client, memory, self.log, seed=seed_of(context))
-            # What is behind a URL may have changed when a user clears the task: then Flora fetches it anew.
+            record = UploadRecord(store_of(context), self.log)
+            uploader = Uploader(client, record, self.log, seed=execution_id(context))
+            # The content of a URL may have changed when a user clears the task. Then Flora fetches it again.
             cleared = str(context["ti"].max_tries)
-            asset, sha256 = uploader.make(file, place, given(self.conn_id), since=cleared)
+            asset, sha256 = uploader.upload_or_import(file, place, none_if_empty(self.conn_id), since=cleared)
         value = value_of(asset, sha256)
         if self.do_xcom_push:
             for key in ("url", "asset_id"):

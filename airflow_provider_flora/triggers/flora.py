@@ -1,4 +1,4 @@
-"""The trigger that waits for a run while no worker is held."""
+"""The trigger that waits for a run without occupying a worker."""
 
 from __future__ import annotations
 
@@ -6,31 +6,29 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow_provider_flora.airflow_compat import BaseTrigger, TriggerEvent
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Run
 
-_LAST_LOOK = 5.0
-"""Seconds beyond a poll interval, for one look after the deadline: the run may have ended unwatched."""
+VERSION = 1
 
 
 class FloraTechniqueRunTrigger(BaseTrigger):
-    """Waits for a technique run and fires once.
+    """A trigger that waits for a technique run and fires once, with the finished run or with an error.
 
-    The event is one of:
-
-    - ``{"run": {...}}``: the finished run, completed or failed, as Flora sent it;
-    - ``{"timeout": "..."}``: the deadline passed; the run goes on at Flora;
-    - ``{"error": "...", "retryable": bool}``: waiting further cannot help (the key was revoked, say).
-
-    Errors of the network, 408, 429 and 5xx do not end the wait.
+    Errors of the network, the connection or a proxy do not end the wait before its deadline. A refusal by Flora
+    ends it only if repeated minutes later. ``runs.events`` documents the event. Read it with
+    :func:`~airflow_provider_flora.runs.events.finished_run`.
 
     :param technique_id: id or slug of the technique.
     :param run_id: the run.
     :param deadline: unix time in seconds at which the wait ends.
-    :param poll_interval: seconds between two looks; Flora recommends 2 to 5.
+    :param poll_interval: seconds between two polls. Flora recommends 2 to 5.
     :param flora_conn_id: the connection.
+    :param timeout: seconds, as the user set it, for the error. Default: the seconds until the deadline.
+    :param version: version of these arguments, which Airflow stores while a task is deferred.
+    :param others: arguments of another release of the provider. They are ignored.
     """
 
     def __init__(
@@ -40,6 +38,9 @@ class FloraTechniqueRunTrigger(BaseTrigger):
         deadline: float,
         poll_interval: float = 5.0,
         flora_conn_id: str = "flora_default",
+        timeout: float | None = None,
+        version: int = VERSION,
+        **others: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.technique_id = technique_id
@@ -47,50 +48,54 @@ class FloraTechniqueRunTrigger(BaseTrigger):
         self.deadline = deadline
         self.poll_interval = poll_interval
         self.flora_conn_id = flora_conn_id
+        self.timeout = timeout
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what the metadata database keeps: plain JSON, without the key."""
+        """Return the arguments for Airflow's database: plain JSON, without the API key."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
+                "version": VERSION,
                 "technique_id": self.technique_id,
                 "run_id": self.run_id,
                 "deadline": self.deadline,
                 "poll_interval": self.poll_interval,
                 "flora_conn_id": self.flora_conn_id,
+                "timeout": self.timeout,
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and fire."""
-        from airflow_provider_flora.api.errors import FloraError, FloraRunTimeoutError
+        """Wait for the run, and fire."""
+        from airflow_provider_flora.api.errors import FloraInternalError
+        from airflow_provider_flora.api.waiting import as_flora_error
+        from airflow_provider_flora.runs.events import WaitEvent
 
         try:
-            run = await self._finished_run()
-        except FloraRunTimeoutError as error:
-            event: dict[str, Any] = {"timeout": str(error)}
-        except FloraError as error:
-            event = {"error": str(error), "retryable": error.remedy.retryable}
-        else:
-            event = {"run": run.model_dump(exclude_none=True)}
+            event = WaitEvent.of_run(await self._finished_run(), self.technique_id)
+        except Exception as error:
+            reason = as_flora_error(error)
+            if isinstance(reason, FloraInternalError):
+                self.log.error("The wait for %s failed", self.run_id, exc_info=reason.__cause__)
+            event = WaitEvent.of_error(reason, self.technique_id, self.run_id)
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
+    async def on_kill(self) -> None:
+        """Log that the run goes on: a user has marked or cleared the deferred task (Airflow 3.3 and later)."""
+        self.log.warning("%s goes on at Flora, which cannot cancel runs, and may be charged", self.run_id)
+
     async def _finished_run(self) -> Run:
+        from airflow_provider_flora.api.waiting import WaitLog
         from airflow_provider_flora.hooks.flora import FloraHook
         from airflow_provider_flora.runs.watching import watch
 
-        info = self.log.info  # asked for once: Airflow 3 makes a logger anew each time
-
-        def tell(run: Run) -> None:
-            info("%s is %s, %g %%", run.run_id, run.status, run.progress)
-
-        left = self.deadline - time.time()
         return await watch(
             self.flora_conn_id,
             FloraHook(self.flora_conn_id).async_settings,
             self.technique_id,
             self.run_id,
             poll_interval=self.poll_interval,
-            timeout=left if left > 0 else self.poll_interval + _LAST_LOOK,
-            on_change=tell,
+            timeout=max(0.0, self.deadline - time.time()) if self.timeout is None else self.timeout,
+            deadline=self.deadline,
+            listener=WaitLog(self.log),
         )

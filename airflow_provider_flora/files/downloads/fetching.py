@@ -1,6 +1,6 @@
-"""One file from the web: where it may come from, how far a redirect is followed, when it is whole.
+"""Fetches one file from the web: allowed origins, redirects, and checks that the file is complete.
 
-Media are on other origins than Flora's API. The key is never sent to them, nor is anything of a .netrc file.
+Media are not on the origin of Flora's API. They never receive the API key, nor credentials of a .netrc file.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import requests
 import urllib3
 
 from airflow_provider_flora import __version__
-from airflow_provider_flora.api import protocol
-from airflow_provider_flora.api.errors import FloraAPIError, FloraError, Remedy
+from airflow_provider_flora.api import answers, exchange
+from airflow_provider_flora.api.errors import FloraAPIError, FloraDownloadError
 from airflow_provider_flora.api.session import BareSession
 from airflow_provider_flora.api.settings import is_loopback, origin_of
 
@@ -34,32 +34,14 @@ _GONE = {403, 404, 410}
 _MD5 = re.compile(r'"([0-9a-f]{32})"')
 
 
-class FloraDownloadError(FloraError):
-    """An output could not be downloaded. A retry costs nothing: the run is there, and is not started again.
-
-    :param transient: asking again soon may help.
-    :param gone: what the URL stood for is not there, or no longer.
-    :param retry_after: seconds that the server asks to wait.
-    """
-
-    remedy = Remedy.RETRY_LATER
-
-    def __init__(
-        self, message: str, *, transient: bool = False, gone: bool = False, retry_after: float | None = None
-    ) -> None:
-        super().__init__(message)
-        self.transient = transient
-        self.gone = gone
-        self.retry_after = retry_after
-
-
 @dataclass(frozen=True)
 class Answer:
-    """The head of an answer, its body still to come.
+    """The head of an answer, before its body is read.
 
-    :param length: bytes of the body, where the server said.
-    :param md5: of the body, where its ETag is one.
-    :param is_encoded: the file is not what the length and the checksum are of.
+    :param content_type: content type, as the server sent it.
+    :param length: length of the body in bytes, if the server sent it.
+    :param md5: MD5 of the body, if its ETag is one.
+    :param is_encoded: whether length and MD5 are those of an encoded body, and not of the file.
     """
 
     content_type: str
@@ -70,10 +52,10 @@ class Answer:
     _host: str
 
     def chunks(self, ends: float) -> Iterator[bytes]:
-        """Give the body piece by piece, in constant memory; it ends without an error only when it is whole.
+        """Iterate over the body in chunks. It ends without an error only if the body is complete.
 
-        :param ends: monotonic time in seconds after which it takes too long.
-        :raises FloraDownloadError: it is cut, too large or too slow.
+        :param ends: deadline in seconds of the monotonic clock.
+        :raises FloraDownloadError: the body is truncated, too large or too slow.
         """
         size = 0
         raw = self._body.raw
@@ -82,38 +64,38 @@ class Answer:
                 chunk = raw.read1(_CHUNK_BYTES, decode_content=True)
             except (urllib3.exceptions.HTTPError, OSError, requests.RequestException) as error:
                 raise FloraDownloadError(
-                    f"the connection to {self._host} broke after {size} bytes"
+                    f"the connection to {self._host} failed after {size} bytes"
                     f"{f' of {self.length}' if self.length is not None else ''}: {type(error).__name__}: {error}",
                     transient=True,
-                ) from error
+                ) from None
             if not chunk:
                 break
             size += len(chunk)
             if size > MAX_FILE_BYTES:
-                raise _too_large(self._host)
+                raise _size_error(self._host)
             if time.monotonic() > ends:
-                raise FloraDownloadError(f"{self._host} was too slow: {size} bytes when the time was over")
+                raise FloraDownloadError(f"the download from {self._host} timed out after {size} bytes")
             yield chunk
-        received = raw.tell()  # as it came over the wire, which is what its length is told of
+        received = raw.tell()  # encoded bytes, which the length counts
         if self.length is not None and received != self.length:
             raise FloraDownloadError(
-                f"{self._host} sent {received} bytes of the {self.length} that it announced", transient=True
+                f"{self._host} sent {received} of {self.length} announced bytes", transient=True
             )
         if size == 0:
             raise FloraDownloadError(f"{self._host} sent an empty file", transient=True)
 
 
 class MediaClient:
-    """Asks for media as the connection's settings say: its time-out, proxies and certificates, and not its key."""
+    """A client for media, with the connection's timeout, proxies and certificates, but without its key."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
 
     @contextmanager
     def get(self, url: str) -> Iterator[Answer]:
-        """Ask for a file and give the head of the answer.
+        """Request a file and return the head of the answer.
 
-        :raises FloraDownloadError: there is no such file, or none that may be asked for.
+        :raises FloraDownloadError: the file cannot be fetched, or its URL is not allowed.
         """
         with ExitStack() as stack:
             session = stack.enter_context(BareSession())
@@ -121,11 +103,11 @@ class MediaClient:
                 self._check(url)
                 response = stack.enter_context(self._ask(session, url))
                 if response.status_code not in _REDIRECTS:
-                    yield _answer(response, _host(url))
+                    yield _read_head(response, _host(url))
                     return
-                url = _target(url, response.headers.get("location", ""))
+                url = _redirect_target(url, response.headers.get("location", ""))
                 response.close()
-            raise FloraDownloadError(f"more than {MAX_REDIRECTS} redirects, the last to {_host(url)}")
+            raise FloraDownloadError(f"there were more than {MAX_REDIRECTS} redirects, the last to {_host(url)}")
 
     def _check(self, url: str) -> None:
         origin = origin_of(url)
@@ -133,9 +115,9 @@ class MediaClient:
             raise FloraDownloadError(f"{url[:200]!r} is not an http(s) URL")
         scheme, host, _ = origin
         if is_loopback(host) and not self._settings.on_loopback:
-            raise FloraDownloadError(f"{host} is the worker's own machine, where no file of Flora's can be")
+            raise FloraDownloadError(f"the URL points to {host}, the worker's own machine")
         if scheme == "http" and not (is_loopback(host) or self._settings.on_own_origin(url)):
-            raise FloraDownloadError(f"it is to come from {host} by plain http, where anybody could change it")
+            raise FloraDownloadError(f"{host} is reached by plain http, which is not secure")
 
     def _ask(self, session: BareSession, url: str) -> requests.Response:
         headers = {
@@ -148,21 +130,23 @@ class MediaClient:
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise FloraDownloadError(
                 f"no answer from {_host(url)}: {type(error).__name__}: {error}", transient=True
-            ) from error
+            ) from None
 
 
-def _answer(response: requests.Response, host: str) -> Answer:
+def _read_head(response: requests.Response, host: str) -> Answer:
     headers = {name.lower(): value for name, value in response.headers.items()}
     if response.status_code != HTTPStatus.OK:
-        raise _refusal(response.status_code, headers, host)
+        raise _status_error(response.status_code, headers, host)
     length = headers.get("content-length", "")
     if not length.isdecimal() and "chunked" not in headers.get("transfer-encoding", "").lower():
-        raise FloraDownloadError(f"{host} does not tell the file's length, so a cut one could not be told from it")
+        raise FloraDownloadError(
+            f"{host} does not send the file's length, so a truncated file could not be detected"
+        )
     if length.isdecimal() and int(length) > MAX_FILE_BYTES:
-        raise _too_large(host)
+        raise _size_error(host)
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding not in ("identity", "gzip", "deflate"):
-        raise FloraDownloadError(f"{host} sends it encoded as {encoding!r}, unasked")
+        raise FloraDownloadError(f"{host} sends the unsupported content encoding {encoding!r}")
     md5 = _MD5.fullmatch(headers.get("etag", ""))
     return Answer(
         content_type=headers.get("content-type", ""),
@@ -174,11 +158,11 @@ def _answer(response: requests.Response, host: str) -> Answer:
     )
 
 
-def _refusal(status: int, headers: dict[str, str], host: str) -> FloraDownloadError:
+def _status_error(status: int, headers: dict[str, str], host: str) -> FloraDownloadError:
     phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "no file"
     error = None
     try:
-        protocol.check_status(protocol.Response(status, headers, b""))
+        answers.check_status(exchange.Response(status, headers, b""))
     except FloraAPIError as refused:
         error = refused
     return FloraDownloadError(
@@ -189,15 +173,15 @@ def _refusal(status: int, headers: dict[str, str], host: str) -> FloraDownloadEr
     )
 
 
-def _target(url: str, location: str) -> str:
+def _redirect_target(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
         return location
 
 
-def _too_large(host: str) -> FloraDownloadError:
-    return FloraDownloadError(f"{host} sends more than {MAX_FILE_BYTES >> 30} GB, the most that is downloaded")
+def _size_error(host: str) -> FloraDownloadError:
+    return FloraDownloadError(f"the file on {host} is larger than the limit of {MAX_FILE_BYTES >> 30} GB")
 
 
 def _host(url: str) -> str:

@@ -1,7 +1,7 @@
-"""A file's bytes on their way to the place that Flora reserved for them: another origin, which never sees the key.
+"""Sends a file's bytes to the upload host that Flora reserved. The host never receives the API key.
 
-A session of its own, without the connection's key, cookies or redirects. The address and the fields of the form
-are as good as a password, so that no error shows them: only the host.
+The session has no key, cookies or redirects. The address and the fields of the form grant write access, so errors
+show only the host.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from airflow_provider_flora.api.assets import Form
 from airflow_provider_flora.api.errors import FloraAnswerError, FloraUploadError, Remedy
+from airflow_provider_flora.api.multipart import Form
 from airflow_provider_flora.api.session import BareSession
 from airflow_provider_flora.api.settings import is_loopback, origin_of
 
 if TYPE_CHECKING:
-    from airflow_provider_flora.api.models import Asset
+    from airflow_provider_flora.api.models import FloraAsset
     from airflow_provider_flora.api.settings import ClientSettings
-    from airflow_provider_flora.files.source import SourceFile
+    from airflow_provider_flora.files.uploads.source import SourceFile
 
 _SHOWN_BYTES = 4096
 _XML_WORDS = re.compile(rb"<(?:Code|Message)>([^<]*)<")
@@ -32,7 +32,7 @@ _TOO_LARGE = re.compile(rb"EntityTooLarge|EntityTooSmall")
 
 
 class _Body:
-    """The bytes of a request in pieces, with a length, so that they need not be sent chunked."""
+    """The body of a request, with a length, so that it is not sent in chunked encoding."""
 
     def __init__(self, head: bytes, file: SourceFile, tail: bytes) -> None:
         self._head = head
@@ -44,18 +44,18 @@ class _Body:
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._head
-        yield from self._file.pieces()
+        yield from self._file.read_chunks()
         yield self._tail
 
 
-def send(reservation: Asset, file: SourceFile, name: str, content_type: str, settings: ClientSettings) -> None:
-    """Send a file to the place that was reserved for it, once.
+def send(reservation: FloraAsset, file: SourceFile, name: str, content_type: str, settings: ClientSettings) -> None:
+    """Send a file to its reserved upload, once.
 
-    :raises FloraUploadError: it did not arrive.
-    :raises FloraFileError: it could not be read to its end.
+    :raises FloraUploadError: the file did not arrive.
+    :raises FloraFileError: the file could not be read to its end.
     """
     method, url, headers, body = _request(reservation, file, name, content_type)
-    host = _checked_host(url, settings)
+    host = _check_host(url, settings)
     try:
         with (
             BareSession() as session,
@@ -65,15 +65,15 @@ def send(reservation: Asset, file: SourceFile, name: str, content_type: str, set
                 return
             words = answer.raw.read(_SHOWN_BYTES, decode_content=True)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        # Not from it: its text shows the address, which is as good as a password.
+        # Not raised from the error, whose text shows the address.
         raise FloraUploadError(
-            f"{file.given!r} did not reach the upload host {host}: {type(error).__name__}.", transient=True
+            f"{file.location!r} did not reach the upload host {host}: {type(error).__name__}.", transient=True
         ) from None
-    raise _refused(answer.status_code, words, file, host)
+    raise _status_error(answer.status_code, words, file, host)
 
 
 def _request(
-    reservation: Asset, file: SourceFile, name: str, content_type: str
+    reservation: FloraAsset, file: SourceFile, name: str, content_type: str
 ) -> tuple[str, str, dict[str, str], _Body]:
     target = reservation.upload
     if target is not None:
@@ -82,29 +82,28 @@ def _request(
         return target.method, target.url, {"Content-Type": form.header}, _Body(form.head, file, form.tail)
     if reservation.upload_url is not None:
         return "PUT", reservation.upload_url, {"Content-Type": content_type}, _Body(b"", file, b"")
-    raise FloraAnswerError(f"Flora reserved {reservation.asset_id} without saying where to send its bytes.")
+    raise FloraAnswerError(f"Flora reserved {reservation.asset_id} without an upload address.")
 
 
-def _checked_host(url: str, settings: ClientSettings) -> str:
+def _check_host(url: str, settings: ClientSettings) -> str:
     origin = origin_of(url)
     if origin is None or not (
         origin[0] == "https" or is_loopback(origin[1]) or (settings.allow_http and settings.origin[0] == "http")
     ):
         raise FloraAnswerError(
-            f"Flora names an upload host that is not https:// ({urlsplit(url).scheme or 'no scheme'}); "
-            "nothing was sent to it.",
+            f"Flora's upload address is not https:// ({urlsplit(url).scheme or 'no scheme'}). Nothing was sent.",
             transient=False,
         )
     return origin[1]
 
 
-def _refused(status: int, words: bytes, file: SourceFile, host: str) -> FloraUploadError:
+def _status_error(status: int, words: bytes, file: SourceFile, host: str) -> FloraUploadError:
     said = ": ".join(word.decode(errors="replace") for word in _XML_WORDS.findall(words))[:300]
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = ""
-    text = f"The upload host {host} answered {status} {said or phrase} to {file.given!r} ({file.size} bytes)."
+    text = f"The upload host {host} answered {status} {said or phrase} to {file.location!r} ({file.size} bytes)."
     if status in (408, 429) or status >= 500:
         return FloraUploadError(text, transient=True)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or _TOO_LARGE.search(words):

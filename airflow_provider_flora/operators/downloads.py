@@ -1,6 +1,6 @@
-"""FloraDownloadOutputsOperator: the outputs of a run that exists, as files.
+"""FloraDownloadOutputsOperator: downloads the outputs of an existing run.
 
-Imports that cost time are made when a task runs, as in ``operators.flora``.
+Slow imports are made when a task runs, as in ``operators.flora``.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow_provider_flora.airflow_compat import AirflowFailException, BaseOperator
+from airflow_provider_flora.task.state import store_of
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context, ObjectStoragePath
-
+    from airflow_provider_flora.airflow_compat import Context, ObjectStoragePath
     from airflow_provider_flora.api.models import Run
 
 
 class FloraDownloadOutputsOperator(BaseOperator):
-    """Download the outputs of a run that has completed. It starts nothing, waits for nothing and costs nothing.
+    """Download the outputs of a completed run. The task does not start or wait for a run, and costs nothing.
 
     The value and the XComs are those of
     :class:`~airflow_provider_flora.operators.flora.FloraRunTechniqueOperator` with ``download_to``.
 
     :param technique_id: id or slug of the technique. (templated)
     :param run_id: the run. (templated)
-    :param download_to: the folder, of any storage that Airflow's ``ObjectStoragePath`` reaches. (templated)
-    :param file_name: the names of the files, from ``technique``, ``run_id``, ``output_id``, ``index`` and ``ext``.
-        (templated)
+    :param download_to: folder in any storage of Airflow's ``ObjectStoragePath``. (templated)
+    :param file_name: format of the names of the files, with the fields ``technique``, ``flora_run_id``,
+        ``output_id``, ``index`` and ``ext``. (templated)
     :param flora_conn_id: the connection. (templated)
-    :raises AirflowFailException: the run has not completed, or a parameter cannot be used.
+    :raises AirflowFailException: the run has not completed, or a parameter is invalid.
     :raises FloraError: an output could not be downloaded, and a retry may succeed.
     """
 
@@ -42,7 +42,7 @@ class FloraDownloadOutputsOperator(BaseOperator):
         technique_id: str,
         run_id: str,
         download_to: str | ObjectStoragePath,
-        file_name: str = "{technique}-{run_id}-{output_id}.{ext}",
+        file_name: str = "{technique}-{flora_run_id}-{output_id}.{ext}",
         flora_conn_id: str = "flora_default",
         **kwargs: Any,
     ) -> None:
@@ -54,9 +54,9 @@ class FloraDownloadOutputsOperator(BaseOperator):
         self.flora_conn_id = flora_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Ask for the run, download its outputs, hand over."""
+        """Get the run, download its outputs, and return its value."""
         from airflow_provider_flora.api.errors import FloraAPIError, FloraParameterError
-        from airflow_provider_flora.files.downloading import Downloads
+        from airflow_provider_flora.files.downloads.downloads import Downloads
         from airflow_provider_flora.hooks.flora import FloraHook
         from airflow_provider_flora.runs.outcome import airflow_errors, hand_over
 
@@ -68,22 +68,22 @@ class FloraDownloadOutputsOperator(BaseOperator):
                 if error.status != 404:
                     raise
                 raise FloraParameterError(
-                    f"Technique {self.technique_id!r} has no run {self.run_id!r} to download from: {error}"
+                    f"Technique {self.technique_id!r} has no run {self.run_id!r} with outputs to download: {error}"
                 ) from error
             if not run.completed:
-                raise AirflowFailException(self._not_completed(run))
-            store = context.get("task_state_store")
+                raise AirflowFailException(self._not_completed_message(run))
+            store = store_of(context)
             if self.do_xcom_push:
                 context["ti"].xcom_push(key="run_id", value=run.run_id)
-            download = partial(downloads.fetch, run, self.technique_id, client.settings, store)
-            value: dict[str, Any] = hand_over(run, self.technique_id, context, "run", download)
+            download = partial(downloads.download, run, self.technique_id, client.settings, store)
+            value: dict[str, Any] = hand_over(run, self.technique_id, context, "run", self.log, download)
             return value
 
-    def _not_completed(self, run: Run) -> str:
+    def _not_completed_message(self, run: Run) -> str:
         if run.failed:
             code = run.error_code or "no error code"
             return f"Run {run.run_id} failed ({code}: {run.error_message}), so it has no outputs to download."
         return (
-            f"Run {run.run_id} goes on ({run.status}, {run.progress:g} %), so its outputs are not there yet. Put a "
-            "FloraTechniqueRunSensor before this task: it waits for the run."
+            f"Run {run.run_id} has not completed yet ({run.status}, {run.progress:g} %), so it has no outputs to "
+            "download. Put a FloraTechniqueRunSensor before this task to wait for the run."
         )

@@ -1,0 +1,114 @@
+"""The Airflow names that the provider uses, under one name on Airflow 2.11 and every 3.x.
+
+Airflow has moved these names between versions. ``PLACES`` lists the modules of each, newest first. A name is looked
+up at first use, so importing this file costs nothing. No other file of the package imports from Airflow. Airflow's
+common-compat provider is not used: the versions installed with older Airflows lack many of these names.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.sdk import Asset as Asset
+    from airflow.sdk import BaseHook as BaseHook
+    from airflow.sdk import BaseOperator as BaseOperator
+    from airflow.sdk import BaseOperatorLink as BaseOperatorLink
+    from airflow.sdk import BaseSensorOperator as BaseSensorOperator
+    from airflow.sdk import Connection as Connection
+    from airflow.sdk import Context as Context
+    from airflow.sdk import ObjectStoragePath as ObjectStoragePath
+    from airflow.sdk import PokeReturnValue as PokeReturnValue
+    from airflow.sdk.configuration import conf as conf
+    from airflow.sdk.exceptions import AirflowException as AirflowException
+    from airflow.sdk.exceptions import AirflowFailException as AirflowFailException
+    from airflow.sdk.exceptions import AirflowNotFoundException as AirflowNotFoundException
+    from airflow.sdk.exceptions import AirflowSensorTimeout as AirflowSensorTimeout
+    from airflow.sdk.exceptions import AirflowSkipException as AirflowSkipException
+    from airflow.sdk.exceptions import AirflowTaskTimeout as AirflowTaskTimeout
+    from airflow.sdk.exceptions import TaskDeferred as TaskDeferred
+    from airflow.sdk.execution_time.context import NEVER_EXPIRE as NEVER_EXPIRE
+    from airflow.sdk.execution_time.xcom import XCom as XCom
+    from airflow.sdk.types import TaskInstanceKey as TaskInstanceKey
+    from airflow.triggers.base import BaseTrigger as BaseTrigger
+    from airflow.triggers.base import TriggerEvent as TriggerEvent
+
+_EXCEPTIONS = ("airflow.sdk.exceptions", "airflow.exceptions")
+
+PLACES: dict[str, tuple[str, ...]] = {
+    # The modules that hold a name; ":Dataset" where it has another name there.
+    "Asset": ("airflow.sdk", "airflow.datasets:Dataset"),
+    "BaseHook": ("airflow.sdk", "airflow.hooks.base"),
+    "BaseOperator": ("airflow.sdk", "airflow.models.baseoperator"),
+    "BaseOperatorLink": ("airflow.sdk", "airflow.models.baseoperatorlink"),
+    "BaseSensorOperator": ("airflow.sdk", "airflow.sensors.base"),
+    "BaseTrigger": ("airflow.triggers.base",),
+    "Connection": ("airflow.sdk", "airflow.models.connection"),
+    "Context": ("airflow.sdk", "airflow.utils.context"),
+    "NEVER_EXPIRE": ("airflow.sdk.execution_time.context",),  # Airflow 3.3 and later
+    "ObjectStoragePath": ("airflow.sdk", "airflow.io.path"),
+    "PokeReturnValue": ("airflow.sdk", "airflow.sensors.base"),
+    "TaskInstanceKey": ("airflow.sdk.types", "airflow.models.taskinstancekey"),
+    "TriggerEvent": ("airflow.triggers.base",),
+    "XCom": ("airflow.sdk.execution_time.xcom", "airflow.models.xcom"),
+    "conf": ("airflow.sdk.configuration", "airflow.configuration"),
+    "AirflowException": _EXCEPTIONS,
+    "AirflowFailException": _EXCEPTIONS,
+    "AirflowNotFoundException": _EXCEPTIONS,
+    "AirflowSensorTimeout": _EXCEPTIONS,
+    "AirflowSkipException": _EXCEPTIONS,
+    "AirflowTaskTimeout": _EXCEPTIONS,
+    "TaskDeferred": _EXCEPTIONS,
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Find a name in the installed Airflow and cache it.
+
+        :raises AttributeError: the installed Airflow does not have it.
+        """
+        for place in PLACES.get(name, ()):
+            path, _, other_name = place.partition(":")
+            try:
+                found = getattr(import_module(path), other_name or name)
+            except AttributeError:
+                continue
+            except ModuleNotFoundError as error:
+                if error.name not in (path, "airflow.sdk"):
+                    raise  # the module exists, but one of its own imports does not
+                continue
+            globals()[name] = found
+            return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: this Airflow does not have it")
+
+
+async def get_async_connection(conn_id: str, hook: type[BaseHook]) -> Connection:
+    """Read a connection without blocking the event loop.
+
+    Before Airflow 3.3.2, ``aget_connection`` masks secrets with a blocking call. In a triggerer that call raises
+    ``DeadlockImminentError`` while another one is under way. There, and where ``aget_connection`` does not exist, a
+    thread reads the connection. The thread is asgiref's: only from one of those can Airflow 3 reach its supervisor.
+
+    :param hook: the hook class that reads the connection.
+    :raises AirflowNotFoundException: the connection does not exist.
+    """
+    from airflow_provider_flora.airflow_compat import Connection  # a bare name would not be looked up
+
+    if hasattr(Connection, "aextra_dejson"):  # added together with masking that does not block
+        return await hook.aget_connection(conn_id)
+    from asgiref.sync import sync_to_async
+
+    return await sync_to_async(hook.get_connection)(conn_id)
+
+
+def push_xcom(ti: Any, key: str, value: Any) -> None:
+    """Push an XCom whose value may be ``None``.
+
+    Airflow 3.0 cannot store ``None`` and would fail the task, so the key is left out there.
+    """
+    from airflow import __version__
+
+    if value is not None or not __version__.startswith("3.0."):
+        ti.xcom_push(key=key, value=value)

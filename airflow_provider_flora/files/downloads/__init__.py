@@ -1,0 +1,1 @@
+"""Downloads of a run's outputs into a storage."""

@@ -1,0 +1,1 @@
+"""Uploads of files as Flora assets, for inputs of runs."""
