@@ -1,0 +1,221 @@
+"""``make simulate SEED=… COUNT=…``: plays histories, and tells what broke a promise as short stories."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .virtual_time import real_monotonic
+
+if TYPE_CHECKING:
+    from .breakages import Breakage
+
+CHUNK = 250
+"""Histories that a process plays before it says how it went."""
+
+
+@dataclass
+class Outcome:
+    """What became of some histories."""
+
+    count: int = 0
+    requests: int = 0
+    runs: int = 0
+    findings: list[tuple[int, str, str]] = field(default_factory=list)  # seed, promise, text
+
+
+def main() -> int:
+    """Run the command; return its exit code."""
+    asked = _arguments()
+    if asked.breakages is not None:
+        return _try_breakages(asked.breakages, asked.seed, asked.count, asked.jobs)
+    _prepare()
+    if asked.story is not None:
+        return _tell(asked.story, asked.shrink)
+    if asked.tell:
+        for seed in range(asked.seed, asked.seed + asked.tell):
+            _tell(seed, shrink=False)
+        return 0
+    began = real_monotonic()
+    total = Outcome()
+    told: Counter[str] = Counter()
+    said = began
+    for part in _play_all(asked.seed, asked.count, asked.jobs, stop_at_first=asked.first):
+        total.count += part.count
+        total.requests += part.requests
+        total.runs += part.runs
+        total.findings += part.findings
+        for _, promise, _ in part.findings:
+            told[promise] += 1
+        if real_monotonic() - said > 5:
+            said = real_monotonic()
+            _say_progress(total, asked.count, said - began)
+        if asked.first and total.findings:
+            break
+    _say_progress(total, asked.count, real_monotonic() - began)
+    if not total.findings:
+        print("No promise was broken.")
+        return 0
+    for promise, count in told.most_common():
+        print(f"\n{count} x broken: {promise}")
+        seeds = [seed for seed, broken, _ in total.findings if broken == promise]
+        print("seeds: " + " ".join(map(str, sorted(seeds)[:12])))
+        for seed in sorted(seeds)[: asked.stories]:
+            _tell(seed, shrink=True)
+    return 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make simulate", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of the first history")
+    parser.add_argument("--count", type=int, default=20_000, help="of histories")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes")
+    parser.add_argument("--stories", type=int, default=1, help="how many findings to tell for each promise")
+    parser.add_argument("--first", action="store_true", help="stop at the first finding")
+    parser.add_argument("--story", type=int, metavar="SEED", help="tell one history, and nothing else")
+    parser.add_argument(
+        "--tell", type=int, default=0, metavar="N", help="tell so many histories, as they were drawn"
+    )
+    parser.add_argument("--breakages", nargs="*", metavar="NAME", help="find deliberate breakages: these, or all")
+    parser.add_argument("--no-shrink", dest="shrink", action="store_false", help="tell it as it was drawn")
+    return parser.parse_args()
+
+
+def _load_airflow() -> None:
+    os.environ.setdefault("AIRFLOW_HOME", str(Path(tempfile.gettempdir(), "flora-simulation-airflow")))
+    import airflow.sdk
+    import airflow.triggers.base  # noqa: F401
+
+
+def _prepare() -> None:
+    """Load the code under test, once for all processes, and put it into the modelled world."""
+    _load_airflow()
+    from . import history, world
+
+    os.environ.clear()  # proxies and certificates of this machine are not in the modelled world
+    world.install()
+    history.play(0)  # what is imported late is imported now
+    gc.collect()
+    gc.freeze()
+
+
+# --- breakages --------------------------------------------------------------------------------------------
+
+
+def _try_breakages(names: Sequence[str], seed: int, count: int, jobs: int) -> int:
+    """Try whether the simulator finds each breakage; return the command's exit code."""
+    from .breakages import BREAKAGES, check_that_they_apply
+
+    check_that_they_apply()
+    _load_airflow()
+    known = {breakage.name: breakage for breakage in BREAKAGES}
+    chosen = [known[name] for name in names] or list(BREAKAGES)
+    missed = 0
+    # A process for each, made anew: in it the package is loaded with the breakage.
+    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
+        for said, found in pool.imap(_find, [(breakage, seed, count) for breakage in chosen], chunksize=1):
+            print(said, flush=True)
+            missed += not found
+    print(f"{len(chosen) - missed} of {len(chosen)} breakages were found.")
+    return 1 if missed else 0
+
+
+def _find(task: tuple[Breakage, int, int]) -> tuple[str, bool]:
+    from . import breakages, history
+
+    breakage, seed, count = task
+    breakages.apply(breakage)
+    _prepare()
+    gc.disable()
+    others: Counter[str] = Counter()
+    for number in range(count):
+        found = history.play(seed + number)
+        if isinstance(found, history.Finding):
+            if found.promise in breakage.promises:
+                return f"found after {number + 1:5d}: {breakage.name}: {found.promise} (seed {found.seed})", True
+            others[found.promise] += 1
+        if number % 50 == 0:
+            gc.collect()
+    return f"NOT FOUND in {count}: {breakage.name}; {dict(others)}", False
+
+
+# --- playing ----------------------------------------------------------------------------------------------
+
+
+def _play_all(seed: int, count: int, jobs: int, *, stop_at_first: bool) -> Iterator[Outcome]:
+    chunks = [
+        (begin, min(CHUNK, seed + count - begin), stop_at_first) for begin in range(seed, seed + count, CHUNK)
+    ]
+    if jobs <= 1:
+        yield from map(_play_some, chunks)
+        return
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap_unordered(_play_some, chunks)
+
+
+def _play_some(chunk: tuple[int, int, bool]) -> Outcome:
+    from . import history
+
+    begin, count, stop_at_first = chunk
+    outcome = Outcome()
+    gc.disable()  # between histories is the better moment
+    for seed in range(begin, begin + count):
+        result = history.play(seed)
+        outcome.count += 1
+        if isinstance(result, history.Finding):
+            outcome.findings.append((seed, result.promise, result.text))
+            if stop_at_first:
+                break
+        else:
+            outcome.requests += result.flora.requests
+            outcome.runs += len(result.flora.runs)
+        if seed % 50 == 0:
+            gc.collect()
+    gc.collect()
+    return outcome
+
+
+def _say_progress(total: Outcome, count: int, seconds: float) -> None:
+    rate = total.count / max(seconds, 1e-9)
+    print(
+        f"{total.count} of {count} histories, {rate:.0f}/s ({rate * 60:.0f} a minute); {total.requests} requests, "
+        f"{total.runs} runs; {len(total.findings)} findings",
+        flush=True,
+    )
+
+
+def _tell(seed: int, shrink: bool) -> int:
+    """Tell the story of a seed."""
+    from . import history, story
+    from .shrink import shrink as shrunk
+
+    found = history.play(seed, telling=True)
+    if not isinstance(found, history.Finding):
+        print(f"\nSeed {seed}: no promise was broken.")
+        print("\n".join(story.tell(found.story)))
+        return 0
+    if shrink:
+        kind = found.kind
+
+        def breaks(choices: list[int]) -> bool:
+            again = history.play(seed, choices)
+            return isinstance(again, history.Finding) and again.kind == kind
+
+        found = history.play(seed, shrunk(found.choices, breaks), telling=True)
+        assert isinstance(found, history.Finding)
+    print(f"\nSeed {seed}: {found.promise}: {found.text}")
+    print("\n".join(story.tell(found.story)))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

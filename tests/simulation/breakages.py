@@ -1,0 +1,285 @@
+"""Deliberate breakages of the package, one line each: what the simulator has to find.
+
+A breakage is a line of a module and what stands in its place. It is applied when the module is loaded, in a
+process of its own; the files stay as they are. Each says which promise it breaks, and has to be found by that
+one.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.machinery import PathFinder, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from .promises import ENDS, NO_SURPRISE, NOT_LOST, NOT_STUCK, ONE_CHARGE, OWN_RUN, PRICE, RETRYABLE
+
+PACKAGE = "airflow_provider_flora"
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """One line of a module, as it is and as it is broken.
+
+    :param promises: one of these has to be found broken.
+    """
+
+    name: str
+    module: str
+    line: str
+    broken: str
+    promises: tuple[str, ...]
+
+    def applied_to(self, source: str) -> str:
+        """Return a module's source with the breakage in it.
+
+        :raises ValueError: the line is not there once: the code has changed, and the breakage has to follow.
+        """
+        if source.count(self.line) != 1:
+            raise ValueError(
+                f"{self.name}: {self.module} has {self.line!r} {source.count(self.line)} times, not once"
+            )
+        return source.replace(self.line, self.broken)
+
+
+BREAKAGES = (
+    # --- charged twice ---
+    Breakage(
+        "a start of unknown fate is sent again at once",
+        "runs.starting",
+        "if facts.now < record.latest_end:",
+        "if False:",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "a proxy's error counts as Flora's",
+        "api.starts",
+        "    if not error.is_floras_own or (gave_up and error.code not in _FAILURE_CODES):",
+        "    if False:",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "a reset counts as never sent",
+        "api.starts",
+        "return Fate.UNKNOWN if error.was_sent else Fate.REFUSED",
+        "return Fate.REFUSED",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "the history is read at once, before it has caught up",
+        "runs.starting",
+        "HISTORY_LAG = 30.0",
+        "HISTORY_LAG = 0.0",
+        (ONE_CHARGE, OWN_RUN),
+    ),
+    Breakage(
+        "a sending is noted as ended when it begins",
+        "runs.starting",
+        "sent=(*earlier, (began, began + slow + self._start_duration))",
+        "sent=(*earlier, (began, began))",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "the key counts as known for a day",
+        "runs.starting",
+        "KEY_LIFETIME = 2 * 3600.0",
+        "KEY_LIFETIME = 24 * 3600.0",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "the intent is stored after the start",
+        "runs.starting",
+        "            self._records.save(self._record)\n            saved =",
+        "            saved =",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "what came of the start is not stored",
+        "runs.starting",
+        "            retrying(self._records.save, record)",
+        "            pass",
+        (ONE_CHARGE, OWN_RUN, NOT_STUCK),
+    ),
+    Breakage(
+        "delivered before Airflow has recorded the success",
+        "operators.flora",
+        "self._record_delivery_on_success(self._make_records(context))",
+        "self._make_records(context).record_delivery()",
+        (ONE_CHARGE, NOT_LOST),
+    ),
+    Breakage(
+        "a lost record counts as none",
+        "runs.record",
+        "lost = self._store is not None and attempt.try_number > 1",
+        "lost = False and attempt.try_number > 1",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "without a store a retry is a new start",
+        "runs.record",
+        "json.dumps([*self.attempt.identity, blank.max_tries, blank.digest, generation])",
+        "json.dumps([*self.attempt.identity, blank.max_tries, blank.digest, generation, self.attempt.try_number])",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "a run with an unknown status is retried",
+        "api.remedies",
+        'if run.status == "failed" else Remedy.GIVE_UP',
+        'if run.status == "failed" else Remedy.RETRY_NOW',
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "every failed run is retried",
+        "runs.starting",
+        "return State.FAILED if facts.cleared or remedy_of(run).retryable else State.FAILED_FOR_GOOD",
+        "return State.FAILED",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "a clear is distinguished from a retry by the wrong number",
+        "task.attempt",
+        "max_tries=ti.max_tries,",
+        "max_tries=ti.try_number,",
+        (ONE_CHARGE,),
+    ),
+    # --- somebody else's run ---
+    Breakage(
+        "a run is searched for a key that was never sent",
+        "runs.starting",
+        "if fate is Fate.KEY_WAS_USED and earlier:",
+        "if isinstance(error, FloraAPIError) and error.status == 409:",
+        (OWN_RUN, ONE_CHARGE),
+    ),
+    Breakage(
+        "two deployments make the same keys",
+        "task.attempt",
+        "return [self.dag_id, self.run_id, self.task_id, self.map_index, self.dag_run_began]",
+        "return [self.dag_id, self.run_id, self.task_id, self.map_index]",
+        (OWN_RUN,),
+    ),
+    Breakage(
+        "mapped instances make the same keys",
+        "task.attempt",
+        "return [self.dag_id, self.run_id, self.task_id, self.map_index, self.dag_run_began]",
+        "return [self.dag_id, self.run_id, self.task_id, self.dag_run_began]",
+        (OWN_RUN, ONE_CHARGE, NOT_LOST),
+    ),
+    Breakage(
+        "the first of several candidates is taken",
+        "runs.starting",
+        "if len(candidates) == 1 or (",
+        "if candidates or (",
+        (OWN_RUN,),
+    ),
+    Breakage(
+        "inputs are not compared",
+        "runs.starting",
+        "if not record.delivered and not facts.same_inputs:",
+        "if False:",
+        (OWN_RUN,),
+    ),
+    Breakage(
+        "a clear of a succeeded task returns its run again",
+        "runs.starting",
+        "        return State.DELIVERED\n",
+        "        return State.STARTED if run is None else State.COMPLETED\n",
+        (OWN_RUN,),
+    ),
+    # --- paid runs lost, waits without an end, limits ---
+    Breakage(
+        "a refusal that ends a wait is not retried",
+        "api.waiting",
+        "            error.remedy = Remedy.RETRY_LATER\n",
+        "",
+        (RETRYABLE,),
+    ),
+    Breakage(
+        "what goes wrong beside a paid run is not retried",
+        "runs.record",
+        "            if may_be_paid:",
+        "            if False:",
+        (RETRYABLE, NOT_LOST),
+    ),
+    Breakage(
+        "a wait has no deadline",
+        "api.waiting",
+        "        if left <= 0:\n            raise self.timeout_error()",
+        "        left = max(left, 1.0)",
+        (ENDS,),
+    ),
+    Breakage(
+        "a price is not compared with the limit",
+        "operators.flora",
+        "if technique.run_cost is None or technique.run_cost > limit:",
+        "if technique.run_cost is None:",
+        (PRICE,),
+    ),
+    Breakage(
+        "a price is asked for once, and not before a start is sent again",
+        "runs.starting",
+        "        plan.check_before_start()\n",
+        "        if not self._record.sent:\n            plan.check_before_start()\n",
+        (PRICE,),
+    ),
+    Breakage(
+        "a run that has completed without its cost is no run",
+        "runs.outcome",
+        '"charged_cost": run.charged_cost if run.completed else None,',
+        '"charged_cost": round(run.charged_cost, 2) if run.completed else None,',
+        (NO_SURPRISE,),
+    ),
+    Breakage(
+        "the link to the technique is pushed again after a pause",
+        "operators.flora",
+        "        if self.do_xcom_push and not self._has_link:\n",
+        "        if self.do_xcom_push:\n",
+        (NO_SURPRISE,),
+    ),
+)
+
+
+def check_that_they_apply() -> None:
+    """Read each module that is to be broken.
+
+    :raises ValueError: a breakage has to follow the code.
+    """
+    for breakage in BREAKAGES:
+        spec: Any = PathFinder.find_spec(PACKAGE)
+        (folder,) = spec.submodule_search_locations
+        breakage.applied_to(Path(folder, *breakage.module.split(".")).with_suffix(".py").read_text())
+
+
+class _BreakingLoader(SourceFileLoader):
+    breakage: Breakage
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        path = self.get_filename(fullname)
+        source = self.breakage.applied_to(self.get_data(path).decode())
+        return self.source_to_code(source.encode(), path)
+
+
+class _Breaker(importlib.abc.MetaPathFinder):
+    def __init__(self, breakage: Breakage) -> None:
+        self._breakage = breakage
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != f"{PACKAGE}.{self._breakage.module}":
+            return None
+        spec: Any = PathFinder.find_spec(fullname, path, target)
+        spec.loader = _BreakingLoader(fullname, spec.origin)
+        spec.loader.breakage = self._breakage
+        return spec  # type: ignore[no-any-return]
+
+
+def apply(breakage: Breakage) -> None:
+    """Break the package in this process, which must not have loaded it yet."""
+    if f"{PACKAGE}.{breakage.module}" in sys.modules:
+        raise RuntimeError(f"{breakage.module} is loaded already")
+    sys.meta_path.insert(0, _Breaker(breakage))

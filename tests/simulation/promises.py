@@ -1,0 +1,201 @@
+"""What is promised to whoever uses the operator, checked on a history from the outside.
+
+The model of Flora knows who asked for each run, the model of Airflow what each try returned. Nothing of the
+code under test is asked. What no code can promise stands in one place, :func:`excused`, with its reason.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .airflow_model import (
+    Execution,
+    HandingOverError,
+    Instance,
+    Store,
+    StoreAwayError,
+    inputs_of,
+)
+from .flora import FloraRun
+
+if TYPE_CHECKING:
+    from .world import World
+
+ONE_CHARGE = "one charge for each execution"
+OWN_RUN = "no run of somebody else, nor of other inputs, is handed over"
+NOT_LOST = "a paid run is handed over, or named by the error"
+ENDS = "every wait ends"
+PRICE = "max_run_cost is never exceeded"
+NO_SURPRISE = "no unexpected error"
+RETRYABLE = "what ends a wait on a paid run can be retried"
+NOT_STUCK = "a task can always be brought on"
+PROMISES = (ONE_CHARGE, OWN_RUN, NOT_LOST, ENDS, PRICE, NO_SURPRISE, RETRYABLE, NOT_STUCK)
+
+KEY_SURELY_KNOWN_FOR = 2 * 3600.0 - 400.0
+"""Seconds; the shorter of Flora's two accounts, less what a try takes to get to its sending."""
+PRICE_MAY_BE_OLD = 60.0 + 70.0
+"""Seconds for which a technique is kept, and that a start may take after its price was looked at."""
+LONGEST_TRY = 4 * 3600.0
+
+
+def excused(one: FloraRun, other: FloraRun) -> bool:
+    """Whether no code could have kept a second charge from being made.
+
+    - The user said so: ``on_unknown_start="restart"`` accepts a second charge where the fate of a start is unknown.
+    - The user has cleared the task since, and the run has ended in a way that is not known.
+    - Without a record of it (there is no state store, or what was in it is lost) all that ties a try to an earlier
+      one is the idempotency key that both derive. Flora forgets it, after two hours by one account; and a try whose
+      inputs are others derives another.
+    """
+    instance: Instance = other.owner.instance
+    if instance.definition.on_unknown_start == "restart":
+        return True
+    if one.outcome in ("cancelled", "expired") and instance.cleared_at > one.sent:
+        return True
+    if not instance.record_was_lost(one):
+        return False
+    return other.sent - one.created > KEY_SURELY_KNOWN_FOR or one.inputs != other.inputs
+
+
+class Promises:
+    """Watches a history."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        world.on_started = self._started
+
+    def _started(self, run: FloraRun) -> None:
+        execution: Execution = run.owner
+        limit = execution.instance.definition.max_run_cost
+        cheapest = run.technique.cheapest(run.sent - PRICE_MAY_BE_OLD)
+        if limit is not None and (cheapest is None or cheapest > limit):
+            self._world.broken(PRICE, f"{run.run_id} costs {run.cost:g} USD, and {limit:g} is the limit")
+        if run.failed:
+            return
+        for other in self._world.flora.runs:
+            if other is not run and other.owner is execution and not other.failed and not excused(other, run):
+                self._world.broken(ONE_CHARGE, f"{other.run_id} and {run.run_id} are both charged to {execution}")
+                return
+
+    def handed_over(self, instance: Instance, value: Any, store: Store | None) -> None:
+        """Check what a task that succeeds has returned."""
+        world, definition = self._world, instance.definition
+        run_id = value.get("run_id") if isinstance(value, dict) else instance.xcoms.get("run_id")
+        run = next((run for run in world.flora.runs if run.run_id == run_id), None)
+        if run is None:
+            world.broken(OWN_RUN, f"{instance.name} hands over {run_id!r}, which does not exist")
+            return
+        by_user = run_id in instance.adopted
+        if not by_user:
+            self._check_owner(instance, run)
+        if definition.wait_for_completion:
+            if run.outcome != "completed" or not run.has_ended(world.hub.now):
+                world.broken(OWN_RUN, f"{run_id} is handed over, and has not completed")
+            outputs = value if isinstance(value, list) else value["outputs"]
+            if f"https://f/{run_id}" not in [output["url"] for output in outputs]:
+                world.broken(OWN_RUN, f"{run_id} is handed over with {outputs}")
+            if isinstance(value, dict) and value["charged_cost"] not in (None, run.cost):
+                world.broken(OWN_RUN, f"{run_id} is handed over with the cost {value['charged_cost']}")
+        instance.execution.delivered = run
+        instance.noted_in = store if store is not None and not store.troubles else None
+
+    def _check_owner(self, instance: Instance, run: FloraRun) -> None:
+        broken = self._world.broken
+        execution: Execution | None = run.owner
+        if instance.execution.has_reused_a_key and not instance.deployment.has_store:
+            return  # without a store, a clear that leaves as many tries as there were before is taken for a retry
+        if execution is None or execution.instance is not instance:
+            broken(OWN_RUN, f"{instance.name} hands over {run.run_id} of {execution or 'somebody else'}")
+        elif run.inputs != inputs_of(instance.prompt):
+            broken(OWN_RUN, f"{instance.name} hands over {run.run_id}, whose inputs were {run.inputs}")
+        elif run.technique is not self._world.flora.techniques[instance.definition.technique]:
+            broken(OWN_RUN, f"{instance.name} hands over {run.run_id} of another technique")
+        elif execution is not instance.execution and run.run_id in instance.noted:
+            now = instance.execution
+            if not now.may_pass_for_a_retry:  # a result handed over once more costs nothing, a mistaken start does
+                broken(OWN_RUN, f"{instance.name} hands over {run.run_id} of {execution} again, for {now}")
+
+    def delivery_noted(self, instance: Instance) -> None:
+        """Take note that a task had every occasion to keep in mind that its result was delivered."""
+        run = instance.execution.delivered
+        if instance.deployment.clears_on_success:
+            return  # what was known of the run has just been taken away
+        if instance.noted_in is not None and not instance.noted_in.troubles and run is not None:
+            instance.noted.add(run.run_id)
+
+    def try_ended(self, instance: Instance, result: tuple[Any, ...], lasted: float) -> None:
+        """Check how a try ended."""
+        if lasted > LONGEST_TRY + instance.definition.timeout:
+            self._world.broken(ENDS, f"a try of {instance.name} lasted {lasted:.0f} s")
+        if result[0] != "failed":
+            return
+        if not _expected(result[1]):
+            self._world.broken(NO_SURPRISE, f"{type(result[1]).__name__}: {result[1]}")
+        if result[2] and not type(result[1]).__name__.startswith("FloraUnknownStart"):
+            for run in instance.runs:
+                if run.outcome in ("completed", "never", "paused") and self._is_waited_for(instance, run):
+                    self._world.broken(RETRYABLE, f"the wait for {run.run_id} ended for good: {result[1]}")
+
+    def _is_waited_for(self, instance: Instance, run: FloraRun) -> bool:
+        """Whether the try knew that the run is there."""
+        if instance.xcoms.get("run_id") == run.run_id:
+            return True
+        is_known = run.told and not instance.record_was_lost(run)
+        return is_known and run.owner is instance.execution and run.owner.delivered is None
+
+    def check_end(self, instances: list[Instance]) -> None:
+        """Check, when a patient user has done what can be done, what became of the task and its runs."""
+        for instance in instances:
+            error = str(instance.last_error) if instance.state == "failed" else ""
+            for run in instance.runs:
+                if not self._is_accounted_for(instance, run):
+                    self._world.broken(NOT_LOST, f"{run.run_id}, paid by {run.owner}, is not handed over: {error}")
+            if instance.state == "failed" and self._should_succeed(instance):
+                self._world.broken(NOT_STUCK, f"{instance.name} fails whatever one does: {error}")
+
+    def _is_accounted_for(self, instance: Instance, run: FloraRun) -> bool:
+        return (
+            run.owner is not instance.execution  # the user has asked for another since
+            or run.outcome != "completed"
+            or run.owner.delivered is not None  # a second one beside it is another promise's matter
+            or instance.definition.on_unknown_start == "restart"
+            or _is_named(instance, run)
+            or (
+                instance.is_marked and not instance.deployment.has_store
+            )  # by a person, and a clear pays for another
+            or (instance.definition.varies and instance.record_was_lost(run))
+            or self._cannot_be_looked_for(instance, run)
+        )
+
+    def _cannot_be_looked_for(self, instance: Instance, run: FloraRun) -> bool:
+        """Whether nobody told the task of a run, and Flora no longer knows the name of its technique."""
+        technique = run.technique
+        is_named = not technique.deleted and instance.technique_name in (
+            technique.technique_id,
+            technique.slugs[-1],
+        )
+        return not is_named and (not run.told or instance.record_was_lost(run))
+
+    def _should_succeed(self, instance: Instance) -> bool:
+        technique = self._world.flora.techniques[instance.definition.technique]
+        limit = instance.definition.max_run_cost
+        return (
+            instance.deployment.has_store
+            and not instance.definition.varies  # each try has other inputs than the run that is there
+            and not technique.deleted
+            and (limit is None or (technique.price is not None and technique.price <= limit))
+        )
+
+
+def _is_named(instance: Instance, run: FloraRun) -> bool:
+    """Whether an error names a run: the last one, or, where none can be remembered from try to try, any."""
+    errors = run.owner.errors if instance.record_was_lost(run) else run.owner.errors[-1:]
+    return any(run.run_id in str(error) or getattr(error, "run_id", None) == run.run_id for error in errors)
+
+
+def _expected(error: BaseException) -> bool:
+    from airflow_provider_flora.airflow_compat import AirflowFailException, AirflowTaskTimeout
+    from airflow_provider_flora.api.errors import FloraError
+
+    kinds = (FloraError, AirflowFailException, AirflowTaskTimeout, StoreAwayError, HandingOverError)
+    return isinstance(error, kinds) or type(error).__name__ == "TaskDeferralTimeout"
