@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dag_runs import API_KEY
-from local_airflow import LocalAirflow, base_environment, prepare_home
 
 from airflow_provider_flora.emulator import Emulator
+from scripts.local_airflow import LocalAirflow, base_environment, dags_test
+from tests.airflow.flora_key import API_KEY
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "example_dags"
@@ -331,14 +331,14 @@ def ran_on_2_11(
 ) -> Ran:
     """Every pipeline with every storage, in one process, and the scheduler until the manifests were consumed."""
     if not PYTHON_2_11.exists():
-        pytest.skip(f"there is no {PYTHON_2_11.relative_to(REPOSITORY)}; `make test` makes it")
+        pytest.skip(f"there is no {PYTHON_2_11.relative_to(REPOSITORY)}; `make test-airflow` makes it")
     order_failure(quick_emulator)
     ran = Ran()
     asked = []
     for kind in ("local", "s3"):
         for dag_id in ("flora_pipeline_refresh", "flora_pipeline_storyboard"):
             storage = ran.storages[dag_id, kind] = with_products(new_storage(kind), quick_emulator)
-            asked.append([dag_id, {"storage": storage.uri, **({} if "refresh" in dag_id else {"scenes": 2})}])
+            asked.append((dag_id, {"storage": storage.uri, **({} if "refresh" in dag_id else {"scenes": 2})}))
     home = tmp_path_factory.mktemp("airflow-2")
     env = {
         **base_environment(home, EXAMPLES),
@@ -347,19 +347,7 @@ def ran_on_2_11(
         ),
         "AIRFLOW_CONN_STORE": json.dumps(aws_connection),
     }
-    prepare_home(home, PYTHON_2_11, env, DATABASES)
-    script = Path(__file__).parent / "several_dags.py"
-    done = subprocess.run(
-        [str(PYTHON_2_11), str(script), json.dumps(asked)],
-        env=env,
-        cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=180,
-    )
-    ran.output = done.stdout
-    assert done.returncode == 0, done.stdout
+    _, ran.output = dags_test(asked, EXAMPLES, home, python=PYTHON_2_11, env=env, database_cache=DATABASES)
     ran.ledger = quick_emulator.ledger()
     schedule(home, env, ran)
     read_runs(home, ran)

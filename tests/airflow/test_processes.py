@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 
-from dag_runs import API_KEY
-from local_airflow import LocalAirflow
-
 from airflow_provider_flora.emulator import Emulator
+from scripts.local_airflow import LocalAirflow
+from tests.airflow.flora_key import API_KEY
 
 DAG = "flora_quickstart"
 TASK = "run_technique"
 
 
 def test_a_run_is_deferred_and_resumed_and_paid_once(airflow: LocalAirflow, emulator: Emulator) -> None:
+    # Longer than the first poll, which would hand over a run that has ended, and than it takes to look at Airflow.
+    emulator.order_fault("slow_run", seconds=30)
     run_id = airflow.trigger(DAG)
 
     airflow.wait_for_task_state(DAG, run_id, TASK, "deferred")

@@ -14,13 +14,15 @@ import requests
 
 from airflow_provider_flora.emulator import Emulator
 
+REPOSITORY = Path(__file__).parents[2]
 Script = Callable[[str], list[str]]
 
 
 def demo(script: Script, environment: Mapping[str, str], **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the demonstration with nobody at the terminal."""
     return subprocess.run(
-        script("demo.py"),
+        script("demo"),
+        cwd=REPOSITORY,
         env={**environment, **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -39,9 +41,9 @@ def test_the_demonstration_shows_the_outputs(script: Script, script_environment:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    for told in ("Editorial Still", "0.09 USD a run", "prompt: ", "no worker is held", "completed  100 %"):
+    for told in ("Editorial Still", "0.09 USD a run", "prompt: ", "no worker is occupied", "completed  100 %"):
         assert told in done.stdout
-    saved = re.search(r"open it: (\S+\.png)", done.stdout)
+    saved = re.search(r"downloaded to (\S+\.png)", done.stdout)
     assert saved is not None
     assert Path(saved[1]).read_bytes().startswith(b"\x89PNG")
 
@@ -65,7 +67,7 @@ def test_nobody_is_charged_without_being_asked(
 
     assert done.returncode == 1
     assert "Tagline Writer" in done.stdout  # the cheapest one that takes only text
-    assert "This run will cost 0.01 USD" in done.stdout
+    assert "This run costs 0.01 USD" in done.stdout
     assert emulator.ledger()["started_runs"] == 0
 
 
@@ -75,7 +77,11 @@ def test_airflow_with_the_emulator_leaves_nothing_behind(
     log = tmp_path / "output"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            script("airflow_with_emulator.py"), env=script_environment, stdout=out, stderr=subprocess.STDOUT
+            script("airflow_with_emulator"),
+            cwd=REPOSITORY,
+            env=script_environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )
     try:
         ends = time.monotonic() + 120

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -43,6 +44,16 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     described = {name for name in names if ".dist-info/" not in name}
     there = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / PACKAGE).rglob("*.py")}
     assert described == {*there, f"{PACKAGE}/py.typed"}
+
+
+def test_the_package_page_has_the_readme_with_links_that_lead_somewhere(wheel: Path) -> None:
+    (name,) = (name for name in contents(wheel) if name.endswith(".dist-info/METADATA"))
+    page = contents(wheel)[name].decode()
+    assert "Description-Content-Type: text/markdown" in page
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    source = re.findall(r"^Project-URL: Source, (\S+)$", page, re.MULTILINE)
+    assert f"{source[0]}/blob/main/docs/getting_started.rst" in links
+    assert [link for link in links if not link.startswith("https://")] == []
 
 
 def test_the_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from emulator_caller import Caller
 
 from airflow_provider_flora.emulator import Emulator
+from tests.emulator.caller import Caller
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Writes what came of the fault tests as the end of a page: a table, and the errors in their own words."""
+"""Writes the outcome of the fault tests as a page of the docs: a table, and the errors in their own words."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from fault_running import Scenario, Verdict
+from tests.faults.fault_running import Scenario, Verdict
 
 WIDTH = 112
+ABOUT = (
+    "The outcome of each fault of the fault tests: see `Reliability <reliability.rst#fault-tests>`__ for what they "
+    "are. Each row is a scenario in a real Airflow, in which something was killed or cut off."
+)
 HEADER = ("", "Fault", "Mode", "Runs charged", "Tasks right", "Seconds", "Late", "Outcome")
 
 
@@ -27,15 +31,17 @@ def write_report(path: Path, verdicts: Sequence[Verdict], places: Sequence[str],
 
 def _introduction(verdicts: Sequence[Verdict], places: Sequence[str], seconds: float) -> Iterator[str]:
     held = sum(not verdict.problems for verdict in verdicts)
-    yield ".. Written by `make faults`. Do not edit."
+    yield from (".. Written by ``make faults``. Do not edit: the next run writes it again.", "")
+    yield from ("Reliability results", "===================", "")
+    yield from textwrap.wrap(ABOUT, WIDTH)
     yield ""
     words = (
-        f"{held} of {len(verdicts)} held. Airflow {version('apache-airflow')} with Python "
+        f"{held} of {len(verdicts)} scenarios ended as promised. Airflow {version('apache-airflow')} with Python "
         f"{platform.python_version()} on {os.cpu_count()} cores, {'; '.join(places)}; {seconds / 60:.0f} minutes. "
-        "Each task has 2 retries, 1 second apart, or 30 where Flora (503) or the API server is away. *Seconds* are "
-        "those from the fault to the end of the last task, what its run still took included; *late* is how much "
-        "later than its run it ended. *(site)* marks what ran under the account of idempotency in which a repeated "
-        "key is answered with the run's id; the rest ran under the one in which it is answered 409."
+        "Each task has 2 retries, 1 second apart, or 30 seconds if Flora (503) or the API server is down. "
+        "*Seconds* is the time from the fault to the end of the last task, the rest of its run included. "
+        "*Late* is how many seconds after its run the task ended. *(site)* marks scenarios in which a repeated "
+        "idempotency key is answered with the run's id; in the others it is answered with 409."
     )
     yield from textwrap.wrap(words, WIDTH)
     yield ""
@@ -79,7 +85,7 @@ def _row(cells: Sequence[str]) -> Iterator[str]:
 
 def _errors(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Each fault after which a task failed, with one error of it."""
-    yield from ("Where a task stopped, it said:", "")
+    yield from ("Errors of the tasks that stopped", "--------------------------------", "")
     for verdict in verdicts:
         if verdict.errors:
             scenario = verdict.scenario

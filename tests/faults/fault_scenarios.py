@@ -14,9 +14,11 @@ from dataclasses import replace
 from typing import Any
 
 import psutil
-from fault_running import FINAL, Running, Scenario, Script
 
-ALL = os.environ.get("FLORA_FAULTS") == "all"
+from tests.faults.fault_running import FINAL, Running, Scenario, Script
+
+FAULTS = os.environ.get("FLORA_FAULTS")
+ALL = FAULTS == "all"
 UNTIL_ALL_WAIT = 80.0 if ALL else 25.0
 """Seconds that a run takes where tasks must wait until what is to happen has happened: starting 50 takes time."""
 MODES = ("deferrable", "synchronous")
@@ -43,8 +45,8 @@ REFUSED_BY_MODERATION = {
     "error_code": "GPU_PROVIDER_ERROR",
     "error_message": "Your request was rejected by the safety system. safety_violations=[sexual]",
 }
-NOT_WHICH = r"FloraUnknownStart|Flora says that it has a run for it, but not which. .*Runs that could be it: run_"
-FORGOTTEN = r"Flora may have forgotten its idempotency key since. .*Runs that could be it: run_"
+NOT_WHICH = r"FloraUnknownStart|Flora reports that the start has a run, but not which one\. .*Possible runs: run_"
+FORGOTTEN = r"Flora may have forgotten its idempotency key\. .*Possible runs: run_"
 
 
 # --- what a person does, or what happens to Airflow, meanwhile ---------------------------------------------
@@ -195,7 +197,9 @@ def _deaths() -> Iterator[Scenario]:
     yield from _both("synchronous", "4", "killed after the id is stored", hit="after_id", says="Started Adopted")
     yield from _both("deferrable", "8", "killed with the result in hand", hit="result", says="Started Adopted")
     yield from _both("synchronous", "8", "killed after the XComs", hit="pushed", says="Started Adopted")
-    yield from _both("deferrable", "8", "killed after delivery is noted", hit="delivered", says="Started Adopted")
+    # Airflow has recorded the success by then: there is no retry.
+    yield from _both("deferrable", "8", "killed before delivery is noted", hit="succeeded", says="Started")
+    yield from _both("synchronous", "8", "killed after delivery is noted", hit="delivered", says="Started")
 
 
 def _answers() -> Iterator[Scenario]:
@@ -342,11 +346,11 @@ def _windows() -> Iterator[Scenario]:
     )  # fmt: skip
     yield from _both(
         "deferrable", "14", "inputs changed after a lost answer", dag="changing", state="failed",
-        error="its inputs were others than those the task has now", hit="answer", orders=[HOLD_THE_ANSWER],
+        error="the task's inputs have changed", hit="answer", orders=[HOLD_THE_ANSWER],
     )  # fmt: skip
     yield from _both(
         "", "14", "inputs changed after the id is stored", dag="changing", state="failed",
-        error=r"started run_\w+ .* with other inputs than those", hit="after_id",
+        error=r"started run_\w+ .* but the task's inputs have changed", hit="after_id",
     )  # fmt: skip
 
 

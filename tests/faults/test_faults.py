@@ -1,6 +1,7 @@
 """Whatever dies: each execution is charged once, and each task has the outputs of its own inputs.
 
-`make test` runs a part that has each kind of fault; `make faults`, all of them, and writes down what came of it.
+`make test` runs one, a real kill; `make test-airflow`, a part that has each kind of fault; `make faults`, all of
+them, and it writes a report.
 All scenarios of one Airflow run together, so a single one costs as much as its Airflow's start: `pytest -k`.
 """
 
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_report import write_report
-from fault_running import Runner, Scenario, Verdict
-from fault_scenarios import ALL, SCENARIOS
-from local_airflow import LocalAirflow
+
+from scripts.local_airflow import LocalAirflow
+from tests.faults.fault_report import write_report
+from tests.faults.fault_running import Runner, Scenario, Verdict
+from tests.faults.fault_scenarios import ALL, FAULTS, SCENARIOS
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).parent / "dags"
@@ -29,7 +31,9 @@ REDIS = ("127.0.0.1", 6379)
 REDIS_DATABASE = 11
 KEY_PREFIX = f"flora_faults_{os.getpid()}_"
 DATABASE_URL = "postgresql+psycopg2://postgres@127.0.0.1:5432/flora_faults_{}"
-CHOSEN = [scenario for scenario in SCENARIOS if ALL or scenario.in_part]
+PART = [scenario for scenario in SCENARIOS if scenario.in_part]
+ONE = next(scenario for scenario in PART if scenario.fault == "2" and scenario.mode == "deferrable")
+CHOSEN = {"all": SCENARIOS, "part": PART}.get(FAULTS or "", [ONE])
 
 # A task whose worker is gone, and a component that is, are noticed in minutes by default.
 NOTICE_SOON: Mapping[str, str] = {

@@ -1,17 +1,23 @@
-"""For one process that plays many of Airflow's, each of which runs one task and ends; and an S3 on this machine."""
+"""For one process that plays many of Airflow's, each of which runs a task and ends; a Flora and an S3 for them."""
 
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_provider_flora.runs import techniques
+from airflow_provider_flora.emulator import Emulator
+from airflow_provider_flora.runs import starting, techniques
+from tests.unit import airflow_home  # noqa: F401
+from tests.unit.flora_key import API_KEY
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +31,67 @@ def kept_techniques(_kept_techniques: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(techniques, "FOLDER", _kept_techniques)
     yield _kept_techniques
     shutil.rmtree(_kept_techniques, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def quick_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts end, and show in the history, within a moment."""
+    monkeypatch.setattr(starting, "start_duration", lambda _: 0.2)
+    monkeypatch.setattr(starting, "HISTORY_LAG", 0.1)
+    monkeypatch.setattr(starting, "POLL_INTERVAL", 0.1)
+
+
+@pytest.fixture(scope="session")
+def _emulator() -> Iterator[Emulator]:
+    with Emulator(port=0, run_seconds=0.05, cost_lag=0, seed=0, api_key=API_KEY) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(_emulator: Emulator) -> Iterator[Emulator]:
+    """Flora, with a key of each test's own: runs take a moment, what they cost is known at once."""
+    _emulator.reset()
+    _emulator.api_key = f"{API_KEY}_{next(_numbers)}"
+    yield _emulator
+    _emulator.reset()
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the connection to an emulator: ``connect(emulator, timeout=1)``; the rest is its extra."""
+
+    def set_connection(
+        emulator: Emulator, *, conn_id: str = "flora_default", password: str | None = None, **extra: Any
+    ) -> None:
+        connection = {
+            "conn_type": "flora",
+            "host": emulator.base_url,
+            "password": password or emulator.api_key,
+            "extra": {"timeout": 5, "max_retries": 0, **extra},
+        }
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+
+    return set_connection
+
+
+@pytest.fixture
+def flora(emulator: Emulator, connect: Callable[..., None]) -> Emulator:
+    """The emulator with ``flora_default`` pointing at it."""
+    connect(emulator)
+    return emulator
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses that only cost time here are made short."""
+    from airflow_provider_flora.api import retries
+    from airflow_provider_flora.runs import events, gate, starting
+
+    monkeypatch.setattr(retries, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(retries, "FIRST_BACKOFF_RATE_LIMITED", 0.01)
+    monkeypatch.setattr(starting, "HISTORY_LAG", 0.01)
+    monkeypatch.setattr(events, "FETCH_INTERVAL", 0.05)
+    monkeypatch.setattr(gate, "CONNECTION_AGE_WHEN_REFUSED", 0.1)
 
 
 @pytest.fixture(scope="session")
@@ -66,15 +133,12 @@ def _close_sessions() -> None:
     """Leave no connection to the S3 open, which a later test might find."""
     from s3fs import S3FileSystem
 
-    try:
-        from airflow.sdk.io.store import _STORE_CACHE
-    except ImportError:
-        from airflow.io.store import _STORE_CACHE  # type: ignore[no-redef]
+    from tests.unit.airflow_names import STORES
 
-    for store in _STORE_CACHE.values():
+    for store in STORES.values():
         fs = vars(store).get("fs")  # if it was asked for; making it now could fail
         if isinstance(fs, S3FileSystem) and fs._s3 is not None:
             S3FileSystem.close_session(fs.loop, fs._s3)
-    _STORE_CACHE.clear()
+    STORES.clear()
     S3FileSystem.clear_instance_cache()
     gc.collect()

@@ -48,12 +48,14 @@ that time fails."""
 
 def break_as_ordered(context: Any) -> None:
     """Put in place what the DAG run orders for this try."""
+    from airflow_provider_flora.runs import starting
+
     conf = context["dag_run"].conf or {}
     task = context["task"]
+    # The emulator makes a run at once, and its history lags by 2 s at most: no scenario has to wait for minutes.
+    starting.start_duration, starting.HISTORY_LAG = lambda _: 8.0, 4.0
     if "key_kept_for" in conf:
-        from airflow_provider_flora.runs import starting
-
-        starting.KEY_KEPT_FOR, starting.KEY_MARGIN = conf["key_kept_for"], 0.0
+        starting.KEY_LIFETIME, starting.KEY_MARGIN = conf["key_kept_for"], 0.0
     if "on_unknown_start" in conf:
         task.on_unknown_start = conf["on_unknown_start"]
     if context["ti"].try_number > 1:
@@ -78,7 +80,7 @@ def die(context: Any) -> None:
 
 
 def intent(context: Any) -> None:
-    _die_around_save(context, lambda record: record.run_id is None, first=False)
+    _die_around_save(context, lambda record: record.unanswered, first=False)
 
 
 def before_id(context: Any) -> None:
@@ -93,14 +95,18 @@ def delivered(context: Any) -> None:
     _die_around_save(context, lambda record: record.delivered, first=False)
 
 
-def pushed(context: Any) -> None:
+def succeeded(context: Any) -> None:
     _die_around_save(context, lambda record: record.delivered, first=True)
 
 
-def _die_around_save(context: Any, is_it: Callable[[Any], bool], *, first: bool) -> None:
-    from airflow_provider_flora.runs.starting import TaskStateMemory
+def pushed(context: Any) -> None:
+    FloraRunTechniqueOperator._record_delivery_on_success = lambda *_: die(context)  # type: ignore[method-assign]
 
-    save = TaskStateMemory.save
+
+def _die_around_save(context: Any, is_it: Callable[[Any], bool], *, first: bool) -> None:
+    from airflow_provider_flora.runs.record import Records
+
+    save = Records.save
 
     def save_and_die(self: Any, record: Any) -> None:
         if first and is_it(record):
@@ -109,7 +115,7 @@ def _die_around_save(context: Any, is_it: Callable[[Any], bool], *, first: bool)
         if is_it(record):
             die(context)
 
-    TaskStateMemory.save = save_and_die  # type: ignore[method-assign]
+    Records.save = save_and_die  # type: ignore[method-assign]
 
 
 def result(context: Any) -> None:
@@ -121,18 +127,19 @@ def answer(context: Any) -> None:
     from airflow_provider_flora.api.client import FloraClient
 
     conf = context["dag_run"].conf
-    start = FloraClient.start_technique_run
+    ask = FloraClient.ask
 
-    def start_and_be_watched(self: Any, technique_id: str, inputs: Any, *rest: Any) -> Any:
+    def start_and_be_watched(self: Any, request: Any, read: Any) -> Any:
         def is_made(books: Any) -> bool:
             texts = {entry["value"] for run in books["runs"] for entry in run["inputs"]}
-            return inputs[0].value in texts and len(texts) >= conf.get("together", 1)
+            return request.body["inputs"][0]["value"] in texts and len(texts) >= conf.get("together", 1)
 
-        _meet(context, conf.get("together", 1))
-        _die_when(context, is_made)
-        return start(self, technique_id, inputs, *rest)
+        if request.spends_money:
+            _meet(context, conf.get("together", 1))
+            _die_when(context, is_made)
+        return ask(self, request, read)
 
-    FloraClient.start_technique_run = start_and_be_watched  # type: ignore[method-assign]
+    FloraClient.ask = start_and_be_watched  # type: ignore[method-assign]
 
 
 def upload(context: Any) -> None:
@@ -238,7 +245,7 @@ def store_after(context: Any) -> None:
 HITS: dict[str, Callable[[Any], None]] = {
     one.__name__: one
     for one in (
-        *(intent, answer, before_id, after_id, result, pushed, delivered),
+        *(intent, answer, before_id, after_id, result, pushed, succeeded, delivered),
         *(upload, completed, download),
         *(store_before, store_after),
     )

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import tenacity
-from both_clients import KEY, FakeTime, MakeClient, OnALoopOfItsOwn
 from hypothesis import settings
 
-from airflow_provider_flora.api import aio
+from airflow_provider_flora.api import aio, calls
 from airflow_provider_flora.api import client as sync
 from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
+from tests.unit.api.both_clients import KEY, FakeTime, MakeClient, OnALoopOfItsOwn
 
 # A busy machine must not make a property fail, nor a property make the machine busy.
 settings.register_profile("unit", deadline=None, max_examples=50)
@@ -61,6 +61,7 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     clock = SimpleNamespace(monotonic=fake.monotonic, sleep=fake.sleep, time=time.time)
     monkeypatch.setattr(sync, "time", clock)
     monkeypatch.setattr(aio, "time", clock)
+    monkeypatch.setattr(calls, "time", clock)
     monkeypatch.setattr(aio, "asyncio", SimpleNamespace(sleep=fake.asleep, TimeoutError=asyncio.TimeoutError))
     return fake
 

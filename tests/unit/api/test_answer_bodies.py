@@ -9,12 +9,12 @@ import zlib
 from typing import Any
 
 import pytest
-from both_clients import MakeClient
-from scripted_flora import Drip, ScriptedFlora, answer, error, run_json
 
-from airflow_provider_flora.api import protocol
+from airflow_provider_flora.api import answers
 from airflow_provider_flora.api.errors import FloraAnswerError, FloraAPIError, FloraTimeoutError
 from airflow_provider_flora.emulator import Emulator
+from tests.unit.api.both_clients import MakeClient
+from tests.unit.api.scripted_flora import Drip, ScriptedFlora, answer, error, run_json
 
 MEGABYTE = 1024 * 1024
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -88,7 +88,7 @@ def test_a_body_that_comes_in_drops_ends_with_the_time_out(status: bytes, make_c
 
 def test_the_bounds_of_a_body_are_kept_by_the_clock_that_is_handed_in() -> None:
     now = [0.0]
-    body = protocol.Body("application/json", 10.0, lambda: now[0])
+    body = answers.Body("application/json", 10.0, lambda: now[0])
     body.add(b"a")
     now[0] = 10.0
     body.add(b"b")
@@ -100,7 +100,7 @@ def test_the_bounds_of_a_body_are_kept_by_the_clock_that_is_handed_in() -> None:
 
 def test_an_event_stream_is_bound_by_its_size_only() -> None:
     now = [0.0]
-    body = protocol.Body("text/event-stream; charset=utf-8", 10.0, lambda: now[0])
+    body = answers.Body("text/event-stream; charset=utf-8", 10.0, lambda: now[0])
     assert not body.is_usable_when_cut
     now[0] = 10_000.0
     body.add(b"data: {}")

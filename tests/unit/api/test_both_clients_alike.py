@@ -6,42 +6,41 @@ import ast
 import asyncio
 import inspect
 import socket
-import ssl
 from pathlib import Path
 
-import certifi
 import pytest
-from both_clients import KEY, MakeClient
 
 import airflow_provider_flora.api as api
-from airflow_provider_flora.api import aio, protocol
+from airflow_provider_flora.api import answers, operations
 from airflow_provider_flora.api.aio import AsyncFloraClient
 from airflow_provider_flora.api.client import FloraClient
-from airflow_provider_flora.api.errors import FloraAPIError
+from airflow_provider_flora.api.errors import FloraAPIError, FloraInputError
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
+from tests.unit.api.both_clients import KEY, MakeClient
 
-PUBLIC = sorted(name for name in vars(FloraClient) if not name.startswith("_"))
-OPERATIONS = [
+PUBLIC = [
     "ask",
-    "complete_asset",
-    "create_asset",
-    "get_asset",
+    "close",
+    "drive",
     "get_technique",
     "get_technique_run",
-    "list_assets",
     "list_technique_runs",
     "list_techniques",
     "list_workspaces",
-    "retry_asset",
     "start_technique_run",
     "wait_for_technique_run",
 ]
+OF_ASSETS = ["complete_asset", "create_asset", "get_asset", "list_assets", "retry_asset"]
 
 
-def test_both_have_the_same_public_methods() -> None:
-    assert sorted(name for name in vars(AsyncFloraClient) if not name.startswith("_")) == PUBLIC
-    assert [name for name in PUBLIC if name != "close"] == OPERATIONS
+def public(client: type) -> list[str]:
+    return sorted(name for name in vars(client) if not name.startswith("_"))
+
+
+def test_both_have_the_same_public_methods_except_those_of_assets() -> None:
+    assert public(AsyncFloraClient) == PUBLIC
+    assert public(FloraClient) == sorted(PUBLIC + OF_ASSETS), "files are read by threads"
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -120,9 +119,9 @@ def test_ask_sends_a_request_once_for_whoever_has_retry_rules_of_its_own(
     client = make_client(emulator.base_url)
     emulator.order_fault("status", status=503)
     with pytest.raises(FloraAPIError, match="503"):
-        client.ask(protocol.get_technique("wonder-fy"), protocol.read_technique)
+        client.ask(operations.get_technique("wonder-fy"), answers.read_technique)
 
-    assert client.ask(protocol.get_technique("wonder-fy"), protocol.read_technique).slug == "wonder-fy"
+    assert client.ask(operations.get_technique("wonder-fy"), answers.read_technique).slug == "wonder-fy"
     assert emulator.ledger()["requests"]["getTechnique"] == 2
 
 
@@ -134,6 +133,21 @@ def test_every_field_that_flora_refuses_is_told(emulator: Emulator, make_client:
     assert {"inputs[0].id", "light", "photo", "mode"} <= set(caught.value.fields)
     assert all(message in str(caught.value) for message in caught.value.fields.values())
     assert emulator.ledger()["started_runs"] == 0
+
+
+@pytest.mark.parametrize("form", ["mapping", "entry", "entries"])
+def test_several_values_for_an_input_start_nothing(form: str, emulator: Emulator, make_client: MakeClient) -> None:
+    urls = ["https://x.example/1.png", "https://x.example/2.png"]
+    entry = {"id": "products", "type": "imageUrl"}
+    inputs = {
+        "mapping": {"products": urls},
+        "entry": [{**entry, "value": urls}],
+        "entries": [{**entry, "value": url} for url in urls],
+    }[form]
+    with pytest.raises(FloraInputError, match="takes one value"):
+        make_client(emulator.base_url).start_technique_run("product-lookbook-grid", inputs)
+
+    assert "startTechniqueRun" not in emulator.ledger()["requests"]
 
 
 def test_a_wrong_key_is_told_in_words_a_person_can_act_on(emulator: Emulator, make_client: MakeClient) -> None:
@@ -158,18 +172,6 @@ async def test_many_async_calls_share_a_client(emulator: Emulator) -> None:
         techniques = await asyncio.gather(*(client.get_technique("wonder-fy") for _ in range(50)))
 
     assert len(techniques) == 50
-
-
-@pytest.mark.parametrize("verify", [True, False])
-def test_certificates_are_checked_as_the_connection_says(verify: bool) -> None:
-    assert aio._tls(verify) is verify
-
-
-def test_certificates_may_be_checked_against_a_bundle_of_the_connections() -> None:
-    context = aio._tls(certifi.where())
-
-    assert isinstance(context, ssl.SSLContext)
-    assert context.verify_mode is ssl.CERT_REQUIRED
 
 
 def test_the_guard_keeps_unit_tests_on_this_machine() -> None:

@@ -8,17 +8,17 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import requests_mock
-from both_clients import KEY, MakeClient
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_flora import ScriptedFlora, answer, run_json
 
 from airflow_provider_flora import __version__
-from airflow_provider_flora.api import protocol
+from airflow_provider_flora.api import exchange, operations
 from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.errors import FloraError, FloraParameterError
 from airflow_provider_flora.api.models import RunInput
 from airflow_provider_flora.api.settings import ClientSettings
+from tests.unit.api.both_clients import KEY, MakeClient
+from tests.unit.api.scripted_flora import ScriptedFlora, answer, run_json
 
 BASE_URL = "https://flora.example/api/v1"
 SETTINGS = ClientSettings(KEY, BASE_URL)
@@ -42,15 +42,15 @@ def flora() -> Any:
 @pytest.mark.parametrize(
     ("request_", "url"),
     [
-        (protocol.list_workspaces(), "/workspaces"),
-        (protocol.get_technique("tech_1"), "/techniques/tech_1"),
-        (protocol.get_technique_run("my-slug", "run_1"), "/techniques/my-slug/runs/run_1"),
-        (protocol.start_technique_run("tech_1", [], "async", None, None), "/techniques/tech_1/runs"),
-        (protocol.list_techniques(None, None, 100).request, "/techniques?limit=100"),
-        (protocol.list_technique_runs(None, None, None, None, 5).request, "/technique-runs?limit=5"),
+        (operations.list_workspaces(), "/workspaces"),
+        (operations.get_technique("tech_1"), "/techniques/tech_1"),
+        (operations.get_technique_run("my-slug", "run_1"), "/techniques/my-slug/runs/run_1"),
+        (operations.start_technique_run("tech_1", [], "async", None, None), "/techniques/tech_1/runs"),
+        (operations.list_techniques(None, None, 100).request, "/techniques?limit=100"),
+        (operations.list_technique_runs(None, None, None, None, 5).request, "/technique-runs?limit=5"),
     ],
 )
-def test_each_operation_goes_to_the_address_that_flora_documents(request_: protocol.Request, url: str) -> None:
+def test_each_operation_goes_to_the_address_that_flora_documents(request_: exchange.Request, url: str) -> None:
     assert request_.url(SETTINGS) == BASE_URL + url
 
 
@@ -93,7 +93,7 @@ def test_an_id_that_would_climb_the_path_or_vanish_from_it_is_refused_before_any
             lambda: client.start_technique_run(impossible, []),
             lambda: client.wait_for_technique_run("tech_1", impossible),
         ):
-            with pytest.raises(FloraParameterError, match="not an id"):
+            with pytest.raises(FloraParameterError, match="not a valid Flora id"):
                 call()
 
     assert flora.requests == []
@@ -102,7 +102,7 @@ def test_an_id_that_would_climb_the_path_or_vanish_from_it_is_refused_before_any
 @given(st.text(ANY_CHARACTER, min_size=1))
 def test_any_text_as_an_id_gives_a_request_or_a_flora_error(text: str) -> None:
     try:
-        path = protocol.get_technique(text).path
+        path = operations.get_technique(text).path
     except FloraError:
         return
     assert path.count("/") == 2
@@ -111,7 +111,7 @@ def test_any_text_as_an_id_gives_a_request_or_a_flora_error(text: str) -> None:
 
 @given(st.text(), st.text())
 def test_any_text_in_a_query_arrives_as_it_was(query: str, workspace_id: str) -> None:
-    request = protocol.list_techniques(query, workspace_id, 100).request
+    request = operations.list_techniques(query, workspace_id, 100).request
     assert request is not None
 
     arrived = parse_qs(urlsplit(request.url(SETTINGS)).query, keep_blank_values=True)
@@ -120,7 +120,7 @@ def test_any_text_in_a_query_arrives_as_it_was(query: str, workspace_id: str) ->
 
 
 def test_half_a_surrogate_pair_in_a_query_is_replaced_for_there_is_no_utf_8_of_it() -> None:
-    request = protocol.list_techniques("a\ud800", None, 100).request
+    request = operations.list_techniques("a\ud800", None, 100).request
 
     assert request is not None
     assert request.url(SETTINGS).endswith("?query=a%3F&limit=100")
@@ -202,7 +202,7 @@ def test_the_types_of_a_mapping_of_inputs_are_looked_up_in_the_technique(make_cl
 
 def test_a_start_without_a_key_gets_one_that_no_other_start_has() -> None:
     keys = {
-        protocol.start_technique_run("tech_1", [], "async", None, None).body["idempotency_key"]  # type: ignore[index]
+        operations.start_technique_run("tech_1", [], "async", None, None).body["idempotency_key"]  # type: ignore[index]
         for _ in range(100)
     }
 
@@ -212,7 +212,7 @@ def test_a_start_without_a_key_gets_one_that_no_other_start_has() -> None:
 
 @given(st.text(ANY_CHARACTER))
 def test_any_text_can_be_put_into_a_body(value: str) -> None:
-    request = protocol.start_technique_run(
+    request = operations.start_technique_run(
         "tech_1", [RunInput.model_construct(id="prompt", type="text", value=value)], "async", None, "key"
     )
 

@@ -97,17 +97,16 @@ def test_every_mistake_is_told_at_once_naming_the_input_and_what_it_takes() -> N
             "'prompt' is missing: it takes a text",
             "'photo' takes the https:// URL of an image (4:5), not 'http://elsewhere.example/1.png'",
             "'clip' takes the https:// URL of a video (2.5 s), not 'a file'",
-            "'style' is empty: it takes a text; leave it out instead",
-            "'face' takes the https:// URL of an image or the id of an element, not ['a', 'b']; map the task with "
-            ".expand to make one run for each value",
-            "'speech' takes audio, which Flora's API does not let a run be given",
-            "'deck' takes a document, which Flora's API does not let a run be given",
-            "'hologram' takes a value of type 'hologramUrl', which this provider does not know",
+            "'style' is empty: it takes a text. Or leave it out",
+            f"'face' takes the https:// URL of an image or the id of an element, not ['a', 'b']. {ONE_VALUE}",
+            "'speech' takes audio, which Flora's API does not support as an input of a run",
+            "'deck' takes a document, which Flora's API does not support as an input of a run",
+            "'hologram' takes a value of type 'hologramUrl', which this provider does not support",
             "'products' takes the https:// URL of an image, not 5",
         ]
     )
     assert str(caught.value).startswith(
-        "10 mistakes in the inputs for technique 'tech_1'; nothing was started or charged:\n  - "
+        "10 mistakes in the inputs for technique 'tech_1'. Nothing was started or charged.\n  - "
     )
     assert all(problem in str(caught.value) for problem in problems)
     assert caught.value.technique_id == "tech_1"
@@ -121,13 +120,21 @@ def test_one_mistake_is_told_as_one() -> None:
 
 
 @FORMS
-@pytest.mark.parametrize("empty", ["", " ", "\n\t "])
+@pytest.mark.parametrize("empty", ["", " ", "\n\t ", "\0", "\u200b", "\u00a0\0\n", "\x1b\ufeff"])
 @pytest.mark.parametrize("name", ["prompt", "photo"])
 def test_an_empty_text_is_refused(name: str, empty: str, form: Any) -> None:
     [problem] = problems_with(form({**GOOD, name: empty}))
 
     assert problem.startswith(f"'{name}' is empty: it takes ")
     assert "leave it out" not in problem
+
+
+@FORMS
+def test_what_is_left_of_a_value_that_was_not_found_is_refused(form: Any) -> None:
+    name = next(name for name, value in GOOD.items() if not value.startswith("http"))
+    [problem] = problems_with(form({**GOOD, name: "None"}))
+
+    assert problem.startswith(f"'{name}' is the text 'None'")
 
 
 @FORMS
@@ -149,7 +156,7 @@ def test_a_required_input_that_no_run_can_be_given_is_told() -> None:
     lip_sync = Technique(technique_id="t", name="T", inputs=[Slot(id="speech", type="audioUrl")])
 
     assert problems_with({}, lip_sync) == [
-        "'speech' is missing: it takes audio, which Flora's API does not let a run be given"
+        "'speech' is missing: it takes audio, which Flora's API does not support as an input of a run"
     ]
 
 
@@ -205,23 +212,44 @@ def test_a_type_that_is_not_the_slots_is_refused() -> None:
     assert problems_with(entries) == ["'photo' is of type 'imageUrl', not 'videoUrl'"]
 
 
+ONE_VALUE = "An input takes one value: start a separate run, with its own charge, for each value"
+
+
 @pytest.mark.parametrize("name", ["prompt", "products"])
 def test_an_input_given_twice_is_refused_for_it_would_be_two_runs(name: str) -> None:
     inputs = as_list({**GOOD, "products": "https://x.example/2.png"})
     again = next(entry for entry in inputs if entry["id"] == name)
+    given_thrice = [*inputs, again, again]
 
-    assert problems_with([*inputs, again, again]) == [
-        f"'{name}' is given 3 times; map the task with .expand to make one run for each value"
-    ]
+    assert problems_with(given_thrice) == [f"'{name}' appears 3 times. {ONE_VALUE}"]
+    with pytest.raises(FloraInputError, match=f"'{name}' appears 3 times. {ONE_VALUE}"):
+        run_inputs(given_thrice, "tech_1")
 
 
 @FORMS
 @pytest.mark.parametrize("values", [["https://x.example/1.png"], [], ("a", "b")])
-def test_a_list_of_values_is_refused_with_the_way_to_make_one_run_for_each(values: Any, form: Any) -> None:
-    [problem] = problems_with(form({**GOOD, "products": values}))
+@pytest.mark.parametrize("name", ["products", "prompt"])
+def test_several_values_for_an_input_are_refused_even_where_the_technique_takes_them(
+    name: str, values: Any, form: Any
+) -> None:
+    inputs = form({**GOOD, name: values})
+    [problem] = problems_with(inputs)
 
-    assert problem.startswith("'products' takes the https:// URL of an image, not ")
-    assert problem.endswith("; map the task with .expand to make one run for each value")
+    assert problem.startswith(f"'{name}' takes ")
+    assert problem.endswith(f". {ONE_VALUE}")
+    for technique in (TECHNIQUE, None) if form is as_list else (TECHNIQUE,):
+        with pytest.raises(FloraInputError, match=ONE_VALUE):
+            run_inputs(inputs, "tech_1", technique)
+
+
+@pytest.mark.parametrize("key", [5, None, True, 1.5, ("a", "b"), b"prompt", frozenset()])
+def test_an_id_that_is_no_text_is_named(key: Any) -> None:
+    inputs = {**GOOD, key: "a"}
+
+    assert problems_with(inputs) == [f"inputs has the key {key!r}, but ids of inputs are texts"]
+    for technique in (TECHNIQUE, None):
+        with pytest.raises(FloraInputError, match="ids of inputs are texts"):
+            run_inputs(inputs, "tech_1", technique)
 
 
 @FORMS
@@ -230,7 +258,7 @@ def test_a_value_that_is_no_text_is_refused(value: Any, form: Any) -> None:
     [problem] = problems_with(form({**GOOD, "style": value}))
 
     assert problem.startswith("'style' takes a text, not ")
-    assert ".expand" not in problem
+    assert ONE_VALUE not in problem
 
 
 def test_a_long_value_is_shown_in_part() -> None:

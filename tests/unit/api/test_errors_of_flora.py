@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 import pytest
-from both_clients import MakeClient
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_flora import ScriptedFlora, answer
 
-from airflow_provider_flora.api import protocol
+from airflow_provider_flora.api import answers
 from airflow_provider_flora.api.errors import FloraAPIError, FloraError, FloraPriceError, Remedy
-from airflow_provider_flora.api.protocol import Response
+from airflow_provider_flora.api.exchange import Response
+from tests.unit.api.both_clients import MakeClient
+from tests.unit.api.scripted_flora import ScriptedFlora, answer
 
 # What Flora documents: status, its codes, whether the same request may be sent again, what it calls for.
 ERRORS = [
@@ -35,15 +35,15 @@ ADVICE = {
     403: "workspace's owner",
     404: "Check the id",
     409: "run history",
-    422: "use a new key",
-    429: "rate limit is shared",
+    422: "Use a new key",
+    429: "share its rate limit",
 }
 
 
 def error_of(body: Any, status: int = 400, **headers: str) -> FloraAPIError:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     with pytest.raises(FloraAPIError) as caught:
-        protocol.check_status(
+        answers.check_status(
             Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
         )
     return caught.value
@@ -169,7 +169,7 @@ def test_any_bytes_with_an_error_status_are_an_api_error_that_can_be_shown(
 ) -> None:
     response = Response(status, {"retry-after": header, "request-id": header, "date": header}, body)
     with pytest.raises(FloraAPIError) as caught:
-        protocol.check_status(response)
+        answers.check_status(response)
 
     assert str(status) in str(caught.value)
 
@@ -202,15 +202,15 @@ def test_half_a_surrogate_pair_in_an_error_does_not_make_it_unspeakable(surrogat
 
 
 def test_a_price_above_the_limit_names_both_and_what_to_do() -> None:
-    text = str(FloraPriceError("tech_1", 0.55, 0.5))
+    text = str(FloraPriceError("tech_1", 0.55, 0.5, "max_run_cost"))
 
     assert "'tech_1' costs 0.55 USD, more than max_run_cost=0.5 USD" in text
-    assert "nothing was started or charged" in text
+    assert "Nothing was started or charged" in text
     assert "Raise max_run_cost" in text
 
 
 def test_a_price_that_flora_does_not_tell_is_above_every_limit() -> None:
-    assert "an unknown price" in str(FloraPriceError("tech_1", None, 0.5))
+    assert "an unknown price" in str(FloraPriceError("tech_1", None, 0.5, "--max-cost"))
 
 
 def test_every_error_is_a_flora_error_with_a_remedy_and_no_error_is_transient_by_default() -> None:

@@ -7,16 +7,16 @@ import json
 from typing import Any
 
 import pytest
-from both_clients import MakeClient
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_flora import Drip, ScriptedFlora, answer, cut, error, run_json
 
-from airflow_provider_flora.api import protocol
+from airflow_provider_flora.api import answers
 from airflow_provider_flora.api.errors import FloraAnswerError, FloraAPIError, FloraError
+from airflow_provider_flora.api.exchange import Response
 from airflow_provider_flora.api.models import Run
-from airflow_provider_flora.api.protocol import Response
 from airflow_provider_flora.emulator import Emulator
+from tests.unit.api.both_clients import MakeClient
+from tests.unit.api.scripted_flora import Drip, ScriptedFlora, answer, cut, error, run_json
 
 PENDING, RUNNING, DONE = (json.dumps(run_json(status)) for status in ("pending", "running", "completed"))
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
@@ -24,7 +24,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 
 def read(stream: str | bytes, content_type: str = "text/event-stream") -> Run:
     body = stream if isinstance(stream, bytes) else stream.encode()
-    return protocol.read_run(Response(200, {"content-type": content_type, "request-id": "req_42"}, body))
+    return answers.read_run(Response(200, {"content-type": content_type, "request-id": "req_42"}, body))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_bytes_that_are_no_text_do_not_hide_the_runs_around_them() -> None:
 
 @pytest.mark.parametrize("stream", ["", "\n\n", ": nothing\n\n", "data: hello\n\n", f"event: {DONE}\n\n", DONE])
 def test_a_stream_without_a_run_is_an_error_that_may_pass(stream: str) -> None:
-    with pytest.raises(FloraAnswerError, match=r"no event is a run.*req_42") as caught:
+    with pytest.raises(FloraAnswerError, match=r"ended without a run.*req_42") as caught:
         read(stream)
 
     assert caught.value.transient
@@ -65,7 +65,7 @@ def test_a_stream_without_a_run_is_an_error_that_may_pass(stream: str) -> None:
 
 def test_an_error_is_an_error_although_its_body_is_a_stream() -> None:
     with pytest.raises(FloraAPIError, match="402"):
-        protocol.read_run(Response(402, {"content-type": "text/event-stream"}, f"data: {DONE}\n\n".encode()))
+        answers.read_run(Response(402, {"content-type": "text/event-stream"}, f"data: {DONE}\n\n".encode()))
 
 
 @given(st.text() | st.binary())

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import socket
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests_mock
-from both_clients import KEY, MakeClient
-from scripted_flora import ScriptedFlora, answer, cut, error, reset, run_json
 
-from airflow_provider_flora.api import protocol
+from airflow_provider_flora.api import operations
 from airflow_provider_flora.api.client import FloraClient
-from airflow_provider_flora.api.errors import FloraAnswerError, FloraConnectionError, FloraError
+from airflow_provider_flora.api.errors import (
+    FloraAnswerError,
+    FloraConnectionError,
+    FloraError,
+    FloraRunTimeoutError,
+)
 from airflow_provider_flora.api.settings import ClientSettings
+from tests.unit.api.both_clients import KEY, FakeTime, MakeClient, everything_said_by
+from tests.unit.api.scripted_flora import ScriptedFlora, answer, cut, error, reset, run_json
 
 ANOTHER_KEY = "sk_test_of_somebody_else"
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -63,10 +67,12 @@ def test_a_redirect_is_not_followed_but_told(
     assert not caught.value.transient
 
 
-def test_a_redirect_ends_a_wait(make_client: MakeClient, elsewhere: ScriptedFlora) -> None:
+def test_a_redirect_is_not_followed_during_a_wait_and_named_when_its_time_is_over(
+    make_client: MakeClient, elsewhere: ScriptedFlora, fake_time: FakeTime
+) -> None:
     redirect = answer(status=302, location=elsewhere.origin)
-    with ScriptedFlora(redirect) as flora, pytest.raises(FloraAnswerError, match="redirect"):
-        make_client(flora.base_url).wait_for_technique_run("tech_1", "run_1")
+    with ScriptedFlora(redirect) as flora, pytest.raises(FloraRunTimeoutError, match="redirect to"):
+        make_client(flora.base_url).wait_for_technique_run("tech_1", "run_1", timeout=60)
 
     assert elsewhere.connections == 0
 
@@ -199,18 +205,6 @@ def test_over_tls_a_proxy_is_asked_for_a_tunnel_and_not_told_the_key(make_client
     assert KEY not in everything_said_by(caught.value)
 
 
-@pytest.mark.parametrize("verify", [False, "/etc/my-ca.pem"])
-def test_the_environments_ca_bundle_does_not_take_the_place_of_the_connections_choice(
-    verify: bool | str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
-    with requests_mock.Mocker() as flora:
-        flora.get(requests_mock.ANY, json=run_json())
-        FloraClient(ClientSettings(KEY, verify=verify)).get_technique_run("tech_1", "run_1")
-
-    assert flora.last_request.verify == verify
-
-
 NOT_HTTP = b"\x00\x01 this is not HTTP \r\n\r\n"
 MISBEHAVIOUR = {
     "an error": error(400, "input_validation_error", "Bad."),
@@ -241,7 +235,7 @@ def test_no_repr_shows_the_key_or_a_proxys_password(make_client: MakeClient) -> 
     settings = ClientSettings(KEY, proxies={"https": "http://me:hush@proxy.example:3128"})
     client = make_client("https://flora.example")
     shown = [settings, client, client.settings if hasattr(client, "settings") else client]
-    shown += [protocol.get_technique("tech_1"), protocol.start_technique_run("t", [], "async", None, None)]
+    shown += [operations.get_technique("tech_1"), operations.start_technique_run("t", [], "async", None, None)]
 
     for thing in shown:
         assert KEY not in repr(thing) + str(thing)
@@ -257,16 +251,3 @@ def test_an_unreachable_flora_is_named_without_the_key(make_client: MakeClient) 
         make_client(gone.base_url, max_retries=0).get_technique("tech_1")
 
     assert KEY not in everything_said_by(e.value)
-
-
-def everything_said_by(error: BaseException) -> str:
-    said = ["".join(traceback.format_exception(error))]
-    pending, seen = [error], set()
-    while pending:
-        one = pending.pop()
-        if id(one) not in seen:
-            seen.add(id(one))
-            said += [str(one), repr(one), repr(one.args), repr(vars(one))]
-            linked = one.__cause__ if one.__suppress_context__ else one.__context__
-            pending += [linked] if linked is not None else []
-    return "\n".join(said)

@@ -8,14 +8,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from both_clients import MakeClient
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_flora import Received, ScriptedFlora, answer, error, run_json
 
-from airflow_provider_flora.api import protocol
-from airflow_provider_flora.api.errors import FloraAnswerError, FloraAPIError
+from airflow_provider_flora.api import answers, exchange, operations
+from airflow_provider_flora.api.errors import FloraAnswerError, FloraAnswerSizeError, FloraAPIError
 from airflow_provider_flora.emulator import Emulator
+from tests.unit.api.both_clients import MakeClient
+from tests.unit.api.scripted_flora import Received, ScriptedFlora, answer, error, run_json
 
 
 def page(*names: str, cursor: Any = None) -> bytes:
@@ -78,7 +78,7 @@ def test_a_list_ends_where_no_next_page_is_named(end: Any, make_client: MakeClie
 def test_a_repeated_cursor_is_an_error_and_not_a_loop(cursors: list[str], make_client: MakeClient) -> None:
     with ScriptedFlora(*(page("a", cursor=cursor) for cursor in cursors)) as flora:
         techniques = make_client(flora.base_url).list_techniques()
-        with pytest.raises(FloraAnswerError, match=f"repeats the page '{cursors[-1]}' of /techniques") as caught:
+        with pytest.raises(FloraAnswerError, match=f"/techniques links back to its page '{cursors[-1]}'") as caught:
             list(islice(techniques, 100))
 
     assert not caught.value.transient
@@ -121,14 +121,14 @@ def test_a_page_size_that_flora_refuses_is_refused_at_once(page_size: int, make_
 
 @given(st.lists(st.text(min_size=1), max_size=6))
 def test_a_walk_over_any_cursors_ends(cursors: list[str]) -> None:
-    pages = protocol.list_techniques(None, None, 100)
+    pages = operations.list_techniques(None, None, 100)
     steps = 0
     try:
         while pages.request is not None:
             cursor = cursors[steps] if steps < len(cursors) else None
             wire = {"techniques": [], "meta": {"next_cursor": cursor}}
             steps += 1
-            pages.read(protocol.Response(200, {}, json.dumps(wire).encode()))
+            pages.read(exchange.Response(200, {}, json.dumps(wire).encode()))
     except FloraAnswerError:
         assert len(set(cursors)) < len(cursors)
     assert steps <= len(cursors) + 1
@@ -143,3 +143,24 @@ def test_the_emulators_whole_catalogue_and_history_come_through_small_pages(
     assert len({technique.technique_id for technique in client.list_techniques(page_size=5)}) == 19
     assert [run.run_id for run in client.list_technique_runs(page_size=3)] == seeded[::-1]
     assert emulator.ledger()["connections"] == 1
+
+
+def test_a_page_that_is_too_large_is_asked_for_in_smaller_pieces(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Emulator(run_seconds=0) as emulator:
+        run_ids = emulator.seed_runs(30)
+        monkeypatch.setattr(answers, "MAX_ANSWER_BYTES", 8000)
+        runs = list(make_client(emulator.base_url, api_key=emulator.api_key).list_technique_runs())
+
+    assert [run.run_id for run in runs] == run_ids[::-1]
+
+
+def test_an_item_that_is_too_large_alone_is_an_error(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "MAX_ANSWER_BYTES", 50)
+    with ScriptedFlora(page("a", "b")) as flora:
+        with pytest.raises(FloraAnswerSizeError, match="is larger than"):
+            list(make_client(flora.base_url).list_technique_runs(page_size=5))
+        assert [asked(request)["limit"] for request in flora.requests] == [["5"], ["2"], ["1"]]

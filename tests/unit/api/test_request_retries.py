@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 import requests
 import requests_mock
-from both_clients import KEY, MakeClient
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_flora import Drip, ScriptedFlora, Silence, answer, cut, error, reset, run_json
 
-from airflow_provider_flora.api import protocol
+from airflow_provider_flora.api import answers, exchange, operations, retries
 from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.errors import (
     FloraAnswerError,
@@ -27,9 +25,12 @@ from airflow_provider_flora.api.errors import (
 )
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
+from tests.unit.api.both_clients import KEY, MakeClient
+from tests.unit.api.scripted_flora import Drip, ScriptedFlora, Silence, answer, cut, error, reset, run_json
 
-GET = protocol.get_technique("tech_1")
-POST = protocol.start_technique_run("tech_1", [], "async", None, "key")
+GET = operations.get_technique("tech_1")
+START = operations.start_technique_run("tech_1", [], "async", None, "key")
+SETTINGS = ClientSettings("key")
 GOOD = answer(run_json())
 HICCUPS = {
     **{str(status): error(status) for status in (408, 429, 500, 502, 503, 504)},
@@ -176,40 +177,58 @@ def api_error(status: int, retry_after: float | None = None) -> FloraAPIError:
 
 @given(st.integers(1, 10_000))
 def test_a_pause_grows_with_each_try_is_spread_and_is_never_longer_than_30_s(attempt: int) -> None:
-    pause = protocol.pause_before_retry(api_error(503), attempt, GET, 60)
+    pause = retries.pause_before_retry(api_error(503), attempt, GET, 60)
 
     assert min(30, 2.0 ** min(attempt - 1, 10)) / 2 <= pause <= min(30, 2.0 ** min(attempt - 1, 10))
 
 
 def test_two_clients_that_failed_together_do_not_come_back_together() -> None:
-    assert len({protocol.pause_before_retry(api_error(503), 3, GET, 60) for _ in range(50)}) > 40
+    assert len({retries.pause_before_retry(api_error(503), 3, GET, 60) for _ in range(50)}) > 40
 
 
 @given(st.integers(1, 100))
 def test_a_429_without_a_time_is_waited_for_5_s_or_more_and_30_s_at_most(attempt: int) -> None:
-    assert 5 <= protocol.pause_before_retry(api_error(429), attempt, GET, 60) <= 30
+    assert 5 <= retries.pause_before_retry(api_error(429), attempt, GET, 60) <= 30
 
 
 @given(st.floats(0, 300))
 def test_what_flora_asks_for_is_waited_for_and_little_more(seconds: float) -> None:
     for status in (429, 503):
-        pause = protocol.pause_before_retry(api_error(status, seconds), 1, GET, 60)
+        pause = retries.pause_before_retry(api_error(status, seconds), 1, GET, 60)
         assert seconds <= pause <= seconds * 1.1
 
 
-@pytest.mark.parametrize(("timeout", "least"), [(60.0, 60.0), (0.1, 0.5)])
-def test_a_start_that_timed_out_is_given_as_long_again_to_end_before_it_is_sent_again(
-    timeout: float, least: float
+@pytest.mark.parametrize(("timeout", "least"), [(1.0, 120.0), (60.0, 120.0), (90.0, 180.0)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        FloraTimeoutError("slow"),
+        FloraConnectionError("reset"),
+        FloraAnswerError("cut"),
+        FloraAPIError(502, "a proxy's"),
+        FloraAPIError(403, "a proxy's"),
+    ],
+    ids=str,
+)
+def test_a_start_is_sent_again_only_when_the_first_has_surely_ended(
+    error: FloraError, timeout: float, least: float
 ) -> None:
-    assert protocol.pause_before_retry(FloraTimeoutError("slow"), 1, POST, timeout) >= least
+    assert retries.pause_before_retry(error, 1, START, ClientSettings("k", timeout=timeout)) >= least
+
+
+def test_a_start_that_flora_itself_ended_is_sent_again_soon() -> None:
+    unsent = FloraConnectionError("refused")
+    unsent.was_sent = False
+    for ended in (unsent, FloraAPIError(500, "internal", code="internal_error")):
+        assert retries.pause_before_retry(ended, 1, START, SETTINGS) <= 1
 
 
 def test_a_look_that_timed_out_is_repeated_soon() -> None:
-    assert protocol.pause_before_retry(FloraTimeoutError("slow"), 1, GET, 60) <= 1
+    assert retries.pause_before_retry(FloraTimeoutError("slow"), 1, GET, SETTINGS) <= 1
 
 
 def test_a_retry_without_an_error_pauses_as_after_any() -> None:
-    assert 0.5 <= protocol.pause_before_retry(None, 1, GET, 60) <= 1
+    assert 0.5 <= retries.pause_before_retry(None, 1, GET, SETTINGS) <= 1
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("7", 7.0), ("2.5", 2.5), ("0", 0.0), ("-3", 0.0), (" 4 ", 4.0)])
@@ -268,7 +287,7 @@ def test_a_pause_that_is_absurdly_long_is_told_and_not_waited_for(
 @given(st.text() | st.floats().map(str) | st.integers().map(str))
 def test_any_retry_after_is_a_number_of_seconds_or_none(value: str) -> None:
     with pytest.raises(FloraAPIError) as caught:
-        protocol.check_status(protocol.Response(429, {"retry-after": value}, b""))
+        answers.check_status(exchange.Response(429, {"retry-after": value}, b""))
 
     seconds = caught.value.retry_after
     assert seconds is None or (seconds >= 0 and not math.isnan(seconds))
@@ -306,7 +325,7 @@ def test_every_way_of_being_too_slow_is_a_time_out(slow: Any, make_client: MakeC
     ids=repr,
 )
 def test_only_what_is_transient_is_worth_another_try(wrong: Exception) -> None:
-    assert not protocol.is_worth_retrying(wrong)
+    assert not retries.is_worth_retrying(wrong)
 
 
 @pytest.mark.parametrize("call", ["get_technique", "list_techniques", "list_technique_runs", "list_workspaces"])

@@ -3,64 +3,91 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from both_clients import FakeTime, MakeClient
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_flora import ScriptedFlora, Silence, answer, cut, error, reset, run_json
 
+from airflow_provider_flora.api import waiting
 from airflow_provider_flora.api.errors import (
     FloraAnswerError,
     FloraAPIError,
     FloraConnectionError,
     FloraError,
+    FloraInternalError,
     FloraRunTimeoutError,
+    FloraSettingsError,
     FloraTimeoutError,
 )
 from airflow_provider_flora.api.models import Run
-from airflow_provider_flora.api.protocol import RunWait
+from airflow_provider_flora.api.waiting import RunWait, WaitLog, as_flora_error, unread_connection
 from airflow_provider_flora.emulator import Emulator
+from tests.unit.api.both_clients import FakeTime, MakeClient
+from tests.unit.api.scripted_flora import ScriptedFlora, Silence, answer, cut, error, reset, run_json
 
 
 def run(status: str = "running", **fields: Any) -> Run:
     return Run.model_validate(run_json(status, **fields))
 
 
-def api_error(status: int, retry_after: float | None = None) -> FloraAPIError:
-    return FloraAPIError(status, "words", retry_after=retry_after)
+def api_error(status: int, retry_after: float | None = None, code: str | None = "some_code") -> FloraAPIError:
+    """An error of Flora's own; without a code it is a proxy's."""
+    return FloraAPIError(status, "words", code=code, retry_after=retry_after)
 
 
 DONE = run("completed", charged_cost=0.5)
+REFUSALS = (400, 401, 402, 403, 404, 409, 410, 422)
 HICCUPS = [
     FloraConnectionError("reset"),
     FloraTimeoutError("slow"),
     FloraAnswerError("cut JSON"),
+    FloraAnswerError("too large", transient=False),
+    FloraSettingsError("There is no connection 'flora_default'."),
     *map(api_error, (408, 429, 500, 502, 503)),
+    *(api_error(status, code=None) for status in REFUSALS),
 ]
-ENDS = [*map(api_error, (400, 401, 402, 403, 409, 422)), FloraAnswerError("too large", transient=False)]
+
+
+class Listener:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, float]] = []
+        self.told: list[tuple[str, str]] = []
+
+    def changed(self, run: Run) -> None:
+        self.changes.append((run.status, run.progress))
+
+    def interrupted(self, error: FloraError, seconds_left: float) -> None:
+        self.told.append(("interrupted", f"{error}, {seconds_left:g} s left"))
+
+    def recovered(self, run: Run) -> None:
+        self.told.append(("recovered", run.status))
 
 
 class Wait:
     """A wait by a clock of its own."""
 
-    def __init__(self, poll_interval: float = 5, timeout: float = 3600) -> None:
+    def __init__(self, poll_interval: float = 5, timeout: float = 3600, deadline: float | None = None) -> None:
         self.time = FakeTime()
-        self.told: list[tuple[str, float]] = []
+        self.listener = Listener()
         self.rules = RunWait(
             "tech_1",
             "run_1",
             poll_interval=poll_interval,
             timeout=timeout,
+            deadline=deadline,
             clock=self.time.monotonic,
-            on_change=lambda run: self.told.append((run.status, run.progress)),
+            listener=self.listener,
         )
 
     def after(self, *outcomes: Run | FloraError) -> float | None:
-        """The pause after the last of these looks; the pauses before it pass."""
+        """The pause after the last of these polls; the pauses before it pass."""
         pause: float | None = 0.0
         for outcome in outcomes:
             assert pause is not None, "the wait had ended"
@@ -69,9 +96,15 @@ class Wait:
         return pause
 
 
-@pytest.mark.parametrize("status", ["pending", "running", "queued", "COMPLETED", "cancelled", "", "paused"])
-def test_only_completed_and_failed_end_a_wait_whatever_the_progress(status: str) -> None:
+@pytest.mark.parametrize("status", ["pending", "running"])
+def test_a_run_that_goes_on_ends_no_wait_whatever_its_progress(status: str) -> None:
     assert Wait().after(run(status, progress=100, completed_at=5, charged_cost=1))
+
+
+@pytest.mark.parametrize("status", ["queued", "COMPLETED", "cancelled", "", "paused"])
+def test_a_status_that_is_not_known_ends_a_wait_only_with_the_time_of_its_end(status: str) -> None:
+    assert Wait().after(run(status, progress=100, charged_cost=1))
+    assert Wait().after(run(status, progress=100, completed_at=5)) is None
 
 
 def test_a_completed_run_with_its_cost_ends_a_wait() -> None:
@@ -122,7 +155,7 @@ def test_a_cost_of_nothing_is_a_cost() -> None:
     assert Wait().after(run("completed", charged_cost=0)) is None
 
 
-@pytest.mark.parametrize("wrong", [*HICCUPS, *ENDS, api_error(404)], ids=str)
+@pytest.mark.parametrize("wrong", [*HICCUPS, *map(api_error, REFUSALS)], ids=str)
 def test_an_error_while_only_the_cost_is_missing_ends_the_wait_with_the_run(wrong: FloraError) -> None:
     wait = Wait()
 
@@ -180,32 +213,141 @@ def test_no_pause_goes_beyond_the_deadline() -> None:
     assert Wait(timeout=0.5).after(run()) == 0.5
 
 
-@pytest.mark.parametrize("end", ENDS, ids=str)
-def test_what_will_not_pass_ends_a_wait(end: FloraError) -> None:
-    with pytest.raises(FloraError) as caught:
-        Wait().after(run(), end)
-
-    assert caught.value is end
+@pytest.mark.parametrize("before", [[], [run()]], ids=["never seen", "seen before"])
+@pytest.mark.parametrize("status", REFUSALS)
+def test_one_refusal_ends_no_wait(status: int, before: list[Run]) -> None:
+    assert Wait().after(*before, api_error(status), DONE) is None
 
 
-def test_a_run_that_was_just_created_may_be_missing_for_a_moment() -> None:
+@pytest.mark.parametrize("before", [[], [run()]], ids=["never seen", "seen before"])
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_that_flora_repeats_for_minutes_ends_a_wait_and_may_be_retried(
+    status: int, before: list[Run]
+) -> None:
     wait = Wait()
+    with pytest.raises(FloraAPIError, match=str(status)) as caught:
+        wait.after(*before, *[api_error(status)] * 1000)
 
-    assert wait.after(api_error(404), api_error(404), api_error(503), api_error(404), run(), DONE) is None
+    assert 180 <= wait.time.now - 1000 <= 180 + 5 + 30 * 2
+    assert caught.value.remedy.retryable
+    assert (caught.value.run_id, caught.value.technique_id) == ("run_1", "tech_1")
 
 
-def test_a_run_that_stays_missing_ends_a_wait_after_a_minute() -> None:
+def test_refusals_with_a_good_poll_between_them_are_not_the_same_one() -> None:
+    wait = Wait(poll_interval=100, timeout=1e6)
+    for _ in range(20):
+        assert wait.after(api_error(404), api_error(404), run())
+
+
+def test_refusals_of_different_kinds_do_not_confirm_each_other() -> None:
+    wait = Wait(poll_interval=100)
+
+    assert wait.after(*[api_error(status) for status in (401, 403) * 15])
+
+
+def test_a_refusal_on_both_sides_of_an_outage_is_a_repeated_one() -> None:
+    wait = Wait(poll_interval=100)
+    with pytest.raises(FloraAPIError, match="404"):
+        wait.after(api_error(404), api_error(503), FloraConnectionError("reset"), api_error(404))
+
+
+def test_a_programming_error_ends_a_wait_at_once_and_is_not_taken_for_an_outage() -> None:
     wait = Wait()
-    began = wait.time.now
-    with pytest.raises(FloraAPIError, match="404"):
-        wait.after(*[api_error(404)] * 1000)
+    with pytest.raises(
+        FloraInternalError, match=r"bug in the Flora provider.*TypeError: no such argument"
+    ) as caught:
+        wait.after(run(), as_flora_error(TypeError("no such argument")))
 
-    assert wait.time.now - began == pytest.approx(60, abs=5)
+    assert caught.value.remedy.retryable
+    assert caught.value.run_id == "run_1"
+    assert isinstance(caught.value.__cause__, TypeError)
 
 
-def test_a_run_that_goes_missing_after_it_was_seen_ends_a_wait() -> None:
-    with pytest.raises(FloraAPIError, match="404"):
-        Wait().after(run(), api_error(404))
+@pytest.mark.parametrize(
+    "bug",
+    [TypeError(), AttributeError(), KeyError("x"), IndexError(), NameError(), ImportError(), AssertionError()],
+)
+def test_a_bug_in_reading_the_connection_is_no_outage(bug: Exception) -> None:
+    assert isinstance(unread_connection("flora_default", bug), FloraInternalError)
+
+
+class VaultIsDownError(Exception):
+    """What some backend of connections raises."""
+
+
+@pytest.mark.parametrize("away", [OSError("away"), TimeoutError(), VaultIsDownError("sealed"), ValueError("HTML")])
+def test_a_backend_of_connections_that_is_away_is_an_outage(away: Exception) -> None:
+    error = unread_connection("flora_default", away)
+
+    assert isinstance(error, FloraConnectionError)
+    assert f"'flora_default' cannot be read now: {type(away).__name__}" in str(error)
+    assert Wait().after(error)
+
+
+def test_a_connection_that_is_said_not_to_exist_may_be_there_again_soon() -> None:
+    missing = FloraSettingsError("There is no connection 'flora_default'.")
+
+    assert unread_connection("flora_default", missing) is missing
+    assert Wait().after(*[missing] * 50)
+
+
+def test_a_deadline_ends_a_wait_and_the_timeout_is_named_as_it_was_set() -> None:
+    wait = Wait(timeout=10, deadline=time.time() + 8.4)
+    with pytest.raises(FloraRunTimeoutError, match="within 10 s "):
+        wait.after(*[run()] * 100)
+
+    assert wait.time.now == pytest.approx(1008.4, abs=0.1)
+
+
+def test_the_end_of_the_time_names_the_last_error_if_the_last_polls_failed() -> None:
+    with pytest.raises(
+        FloraRunTimeoutError, match=r"The last polls failed: Flora answered 50[03] .*words\. The run goes on"
+    ):
+        Wait(timeout=60).after(run(), *[api_error(500), api_error(503)] * 100)
+
+
+def test_the_end_of_the_time_names_no_error_that_has_passed() -> None:
+    wait = Wait(timeout=60)
+    with pytest.raises(FloraRunTimeoutError) as caught:
+        wait.after(api_error(503), *[run()] * 100)
+
+    assert "503" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [api_error(503), FloraConnectionError("reset"), api_error(404)], ids=str)
+def test_an_interruption_and_its_end_are_told_once(wrong: FloraError) -> None:
+    wait = Wait(poll_interval=10, timeout=600)
+    wait.after(run(), *[wrong] * 6, run(), run(), wrong, run(), wrong, wrong, run("running", progress=60))
+
+    assert [kind for kind, _ in wait.listener.told] == ["interrupted", "recovered"] * 2
+    assert wait.listener.told[0][1].startswith(f"{wrong}, 5")  # of the 600 s
+
+
+def test_one_hiccup_is_not_told() -> None:
+    wait = Wait()
+    wait.after(run(), api_error(503), run(), api_error(503), run())
+
+    assert wait.listener.told == []
+
+
+def test_the_log_says_until_when_a_wait_goes_on_and_that_it_has_recovered(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(waiting.time, "time", lambda: 1_764_000_000.0)
+    log = WaitLog(logging.getLogger("the.task"))
+    log.changed(run(progress=41))
+    log.interrupted(FloraConnectionError("No answer."), 60)
+    log.interrupted(api_error(404), math.inf)
+    log.recovered(run(progress=42))
+
+    assert [record.getMessage() for record in caplog.records if record.name == "the.task"] == [
+        "run_1 is running, 41 %",
+        "Flora cannot be reached: No answer. The wait goes on until 2025-11-24 16:01:00 UTC",
+        f"Flora refuses to show the run: {str(api_error(404)).rstrip('.')}. The wait goes on until "
+        "2120-12-18 21:20:00 UTC",
+        "Flora answers again: run_1 is running, 42 %",
+    ]
 
 
 def test_a_missing_run_ends_with_the_deadline_if_that_is_sooner() -> None:
@@ -226,13 +368,13 @@ def test_the_end_of_the_time_names_the_run_how_far_it_came_and_that_it_goes_on()
         wait.after(*[run(progress=40)] * 100)
 
     assert str(caught.value).startswith(
-        "Run run_1 of technique 'tech_1' did not end within 90 s (it is running, 40 %). It goes on at Flora"
+        "Run run_1 of technique 'tech_1' did not finish within 90 s (it is running, 40 %). The run goes on at Flora"
     )
     assert wait.time.now == pytest.approx(1090)
 
 
 def test_the_end_of_the_time_of_a_run_that_was_never_seen_claims_nothing_about_it() -> None:
-    with pytest.raises(FloraRunTimeoutError, match=r"did not end within 9 s\. It goes on"):
+    with pytest.raises(FloraRunTimeoutError, match=r"did not finish within 9 s\. The last polls failed"):
         Wait(timeout=9).after(*[api_error(503)] * 100)
 
 
@@ -254,7 +396,7 @@ def test_a_change_is_told_once_for_each_status_and_every_ten_points_and_not_for_
         DONE,
     )
 
-    assert wait.told == [
+    assert wait.listener.changes == [
         ("pending", 0),
         ("running", 0),
         ("running", 10),
@@ -269,7 +411,7 @@ def test_errors_are_not_told_as_changes() -> None:
     wait = Wait()
     wait.after(run("running"), api_error(503), run("running"))
 
-    assert wait.told == [("running", 10)]
+    assert wait.listener.changes == [("running", 10)]
 
 
 @given(
@@ -352,17 +494,58 @@ def test_a_client_waits_for_a_late_cost_and_then_gives_none(make_client: MakeCli
     assert sum(fake_time.slept) == pytest.approx(5)
 
 
-def test_a_clients_wait_ends_with_a_refused_key(make_client: MakeClient, fake_time: FakeTime) -> None:
-    with ScriptedFlora(answer(run_json()), error(401)) as flora, pytest.raises(FloraAPIError, match="401"):
+def test_a_clients_wait_survives_one_refusal(make_client: MakeClient, fake_time: FakeTime) -> None:
+    done = answer(run_json("completed", charged_cost=0.5))
+    html = answer(b"<html>", 403, "text/html")
+    with ScriptedFlora(answer(run_json()), error(401), error(404), html, done) as flora:
+        assert make_client(flora.base_url).wait_for_technique_run("tech_1", "run_1").completed
+
+
+def test_a_clients_wait_ends_with_a_key_that_stays_refused(make_client: MakeClient, fake_time: FakeTime) -> None:
+    with (
+        ScriptedFlora(answer(run_json()), error(401)) as flora,
+        pytest.raises(FloraAPIError, match="401") as caught,
+    ):
         make_client(flora.base_url).wait_for_technique_run("tech_1", "run_1")
 
-    assert len(flora.requests) == 2
+    assert caught.value.remedy.retryable
+    assert 180 <= sum(fake_time.slept) <= 250
+    assert len(flora.requests) <= 20
+
+
+def test_a_bug_ends_a_clients_wait_at_once(
+    make_client: MakeClient, fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(response: object) -> Run:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("airflow_provider_flora.api.answers.read_run", broken)
+    with ScriptedFlora(answer(run_json())) as flora, pytest.raises(FloraInternalError, match="KeyError: 'a bug'"):
+        make_client(flora.base_url).wait_for_technique_run("tech_1", "run_1")
+
+    assert fake_time.slept == []
+
+
+@pytest.mark.parametrize("timeout", [0.5, 0, -3])
+def test_a_client_polls_at_least_once_however_short_the_time(
+    timeout: float, make_client: MakeClient, fake_time: FakeTime
+) -> None:
+    with ScriptedFlora(answer(run_json("completed", charged_cost=0.5))) as flora:
+        client = make_client(flora.base_url)
+        assert client.wait_for_technique_run("tech_1", "run_1", poll_interval=5, timeout=timeout).completed
+
+
+def test_a_clients_wait_keeps_a_deadline_of_its_own(make_client: MakeClient, fake_time: FakeTime) -> None:
+    with ScriptedFlora(answer(run_json())) as flora, pytest.raises(FloraRunTimeoutError, match="within 3600 s"):
+        make_client(flora.base_url).wait_for_technique_run("tech_1", "run_1", deadline=time.time() + 60)
+
+    assert sum(fake_time.slept) == pytest.approx(60, abs=1)
 
 
 def test_a_clients_wait_ends_with_its_deadline(make_client: MakeClient, fake_time: FakeTime) -> None:
     with ScriptedFlora(answer(run_json())) as flora:
         client = make_client(flora.base_url)
-        with pytest.raises(FloraRunTimeoutError, match=r"run_1 .* within 60 s .*It goes on at Flora"):
+        with pytest.raises(FloraRunTimeoutError, match=r"run_1 .* within 60 s .*The run goes on at Flora"):
             client.wait_for_technique_run("tech_1", "run_1", poll_interval=7, timeout=60)
 
     assert sum(fake_time.slept) == pytest.approx(60)
@@ -370,13 +553,11 @@ def test_a_clients_wait_ends_with_its_deadline(make_client: MakeClient, fake_tim
 
 def test_a_client_tells_of_changes(make_client: MakeClient, fake_time: FakeTime) -> None:
     looks = [("pending", 0), ("pending", 0), ("running", 5), ("running", 6), ("running", 40), ("failed", 100)]
-    told: list[tuple[str, float]] = []
+    listener = Listener()
     with ScriptedFlora(*(answer(run_json(status, progress=progress)) for status, progress in looks)) as flora:
-        make_client(flora.base_url).wait_for_technique_run(
-            "tech_1", "run_1", on_change=lambda run: told.append((run.status, run.progress))
-        )
+        make_client(flora.base_url).wait_for_technique_run("tech_1", "run_1", listener=listener)
 
-    assert told == [("pending", 0), ("running", 5), ("running", 40), ("failed", 100)]
+    assert listener.changes == [("pending", 0), ("running", 5), ("running", 40), ("failed", 100)]
 
 
 def test_a_run_of_the_emulator_is_waited_for_through_an_outage(make_client: MakeClient) -> None:

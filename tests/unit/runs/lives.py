@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fake_task import FakeStore
-
 from airflow_provider_flora.api.client import FloraClient
+from airflow_provider_flora.api.exchange import Request
 from airflow_provider_flora.api.models import Run, RunInput
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
-from airflow_provider_flora.runs.starting import (
-    DerivedMemory,
-    Memory,
-    Order,
-    Starter,
-    TaskStateMemory,
-    mark_delivered,
-)
+from airflow_provider_flora.runs.record import Records
+from airflow_provider_flora.runs.starting import PlannedRun, Starter
+from airflow_provider_flora.task.attempt import Attempt
+from airflow_provider_flora.task.state import RUN
+from tests.unit.operators.fake_task import FakeStore
 
 TECHNIQUE = "editorial-still"
 POINTS = ("before the intent", "before the POST", "after the POST", "before the record", "after the record")
@@ -37,11 +34,13 @@ class DyingClient(FloraClient):
 
     dies: str | None = None
 
-    def start_technique_run(self, *args: Any, **kwargs: Any) -> Run:
+    def ask(self, request: Request, read: Any) -> Any:
+        if not request.spends_money:
+            return super().ask(request, read)
         if self.dies == "before the POST":
             raise Crash
         try:
-            return super().start_technique_run(*args, **kwargs)
+            return super().ask(request, read)
         finally:
             if self.dies == "after the POST":
                 raise Crash  # whatever the answer was
@@ -57,6 +56,9 @@ class DyingStore:
 
     def set(self, key: str, value: Any, **kwargs: Any) -> None:
         of_a_run = value["run_id"] is not None
+        if not value["sent"] and not of_a_run:
+            self._store.set(key, value, **kwargs)  # the mark that nothing has been sent yet
+            return
         if self._dies == ("before the record" if of_a_run else "before the intent"):
             raise Crash
         self._store.set(key, value, **kwargs)
@@ -82,16 +84,29 @@ class Life:
         self.prompt = prompt
         self.retries = self.max_tries = retries
         self.try_number = 0
+        self.clear_number = 0
         self.client_settings: dict[str, Any] = {"timeout": 5, "max_retries": 0}
-        self.slept: list[float] = []
         self.siblings: Sequence[str] = ()
         self.on_unknown_start = "stop"
-        self.kept = {"identity": ("dag", "run", "task", -1), "since": 0.0, **kept}
+        self.abandoned = False
+        self.kept = {"map_index": -1, "dag_run_began": time.time() - 1, "retry_delay": 300.0, **kept}
 
-    def memory(self, dies: str | None = None) -> Memory:
-        if self.store is not None:
-            return TaskStateMemory(DyingStore(self.store, dies))
-        return DerivedMemory(try_number=self.try_number, **self.kept)
+    def attempt(self) -> Attempt:
+        return Attempt(
+            "dag",
+            "run",
+            "task",
+            try_number=self.try_number,
+            max_tries=self.max_tries,
+            dag_run_due=self.kept["dag_run_began"],
+            began=time.time(),
+            retries=self.retries,
+            clear_number=self.clear_number,
+            **self.kept,
+        )
+
+    def records(self, dies: str | None = None) -> Records:
+        return Records(None if self.store is None else DyingStore(self.store, dies), self.attempt())
 
     def start(
         self,
@@ -119,34 +134,36 @@ class Life:
         starter = Starter(
             client,
             technique_id=TECHNIQUE,
-            given={"prompt": self.prompt},
-            order=lambda: Order(f"tech_{TECHNIQUE}", lambda: text(self.prompt), may_spend),
+            inputs={"prompt": self.prompt},
+            files=dict,
+            plan=lambda: PlannedRun(f"tech_{TECHNIQUE}", lambda: text(self.prompt), may_spend),
             callback_url=None,
-            memory=self.memory(dies),
-            max_tries=self.max_tries,
+            records=self.records(dies),
             on_unknown_start=self.on_unknown_start,
             siblings=lambda: self.siblings,
             log=log,
-            sleep=self.slept.append,
+            abandoned=self.abandoned,
         )
 
         def run(adopt: str | None) -> Run:
             with client:
-                return starter.adopt(adopt) if adopt else starter.start()
+                return (starter.adopt(adopt) if adopt else starter.start()).run
 
         return run
 
     def deliver(self) -> None:
-        mark_delivered(self.memory(), log)
+        """Do what Airflow does after it has recorded the task's success."""
+        self.records().record_delivery()
 
     def clear(self) -> None:
         """Do what a user's clear does."""
         self.max_tries = self.try_number + self.retries
+        self.clear_number += 1
 
     @property
     def record(self) -> Any:
         assert self.store is not None
-        return self.store.get("flora_run")
+        return self.store.get(RUN)
 
 
 def runs_of(flora: Emulator) -> list[dict[str, Any]]:

@@ -5,30 +5,35 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from fake_task import FakeStore
-from lives import POINTS, TECHNIQUE, Crash, Life, posts_to, prompts_of, runs_of
 
 from airflow_provider_flora.api.errors import (
     FloraAnswerError,
     FloraAPIError,
     FloraConnectionError,
     FloraError,
+    FloraNotStoredError,
     FloraPriceError,
     FloraRunFailedError,
+    FloraUnknownStartError,
 )
+from airflow_provider_flora.api.models import Run
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.runs import starting
-from airflow_provider_flora.runs.starting import FloraNotStoredError, FloraUnknownStartError
+from airflow_provider_flora.runs.starting import Starter, State
+from tests.unit.operators.fake_task import FakeStore
+from tests.unit.runs.lives import POINTS, TECHNIQUE, Crash, Life, posts_to, prompts_of, runs_of
 
+pytestmark = pytest.mark.usefixtures("quick_refusals")
 TEMPORARY = {"error_code": "GENERATION_PROVIDER_TIMEOUT", "error_message": "The model took too long."}
 REFUSED = {"error_code": "GPU_PROVIDER_ERROR", "error_message": "Your request was rejected by the safety system."}
 
 
 @pytest.fixture
-def task(flora: Emulator, store: FakeStore) -> Life:
-    return Life(flora, store)
+def task(either_flora: Emulator, store: FakeStore) -> Life:
+    return Life(either_flora, store)
 
 
 @pytest.fixture
@@ -38,7 +43,7 @@ def docs_task(flora_docs: Emulator, store: FakeStore) -> Life:
 
 def expire_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on Flora may have forgotten every key."""
-    monkeypatch.setattr(starting, "KEY_KEPT_FOR", -1000.0)
+    monkeypatch.setattr(starting, "KEY_LIFETIME", -1000.0)
 
 
 # --- new --------------------------------------------------------------------------------------------------
@@ -46,8 +51,10 @@ def expire_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_intent_is_stored_before_the_post_and_the_run_after_it(task: Life) -> None:
     run = task.start()
-    intent, started = task.store.writes
+    nothing, intent, started = task.store.writes
+    assert not nothing["sent"]
     assert intent["run_id"] is None
+    assert len(intent["sent"]) == 1
     assert started == {**intent, "run_id": run.run_id}
     assert runs_of(task.flora)[0]["idempotency_key"] == intent["key"]
     assert posts_to(task.flora) == 1
@@ -55,18 +62,18 @@ def test_the_intent_is_stored_before_the_post_and_the_run_after_it(task: Life) -
 
 def test_nothing_is_stored_or_sent_when_the_price_is_refused(task: Life) -> None:
     def too_much() -> None:
-        raise FloraPriceError(TECHNIQUE, 1.0, 0.5)
+        raise FloraPriceError(TECHNIQUE, 1.0, 0.5, "max_run_cost")
 
     with pytest.raises(FloraPriceError):
         task.start(may_spend=too_much)
-    assert not task.store.rows
+    assert not task.record["sent"]
     assert posts_to(task.flora) == 0
 
 
-def test_two_tasks_with_the_same_inputs_have_a_run_each(flora: Emulator, store: FakeStore) -> None:
-    first, second = Life(flora, store).start(), Life(flora, FakeStore()).start()
+def test_two_tasks_with_the_same_inputs_have_a_run_each(either_flora: Emulator, store: FakeStore) -> None:
+    first, second = Life(either_flora, store).start(), Life(either_flora, FakeStore()).start()
     assert first.run_id != second.run_id
-    assert flora.ledger()["charged_runs"] == 2
+    assert either_flora.ledger()["charged_runs"] == 2
 
 
 def test_the_log_names_the_run_and_never_the_idempotency_key(task: Life, caplog: pytest.LogCaptureFixture) -> None:
@@ -74,7 +81,7 @@ def test_the_log_names_the_run_and_never_the_idempotency_key(task: Life, caplog:
     run = task.start()
     task.start()
     assert f"Started {run.run_id}" in caplog.text
-    assert f"Adopted {run.run_id} of an earlier try (completed)" in caplog.text
+    assert f"Adopted {run.run_id} of an earlier attempt (completed)" in caplog.text
     assert task.record["key"] not in caplog.text
 
 
@@ -140,13 +147,14 @@ def test_an_answer_that_came_too_late_costs_one_run_over_two_tries(task: Life) -
 def test_a_lost_answer_is_made_good_within_one_try(
     task: Life, account: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_flora.api.protocol.FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr("airflow_provider_flora.api.retries.FIRST_BACKOFF", 0.01)
     caplog.set_level(logging.INFO)
     task.client_settings["max_retries"] = 1
     task.flora.order_fault(kind="reset", when="after", operation="startTechniqueRun")
     run = task.start()
     assert [run.run_id] == [started["run_id"] for started in runs_of(task.flora)]
     assert ("Found" if account == "docs" else "Started") + f" {run.run_id}" in caplog.text
+    assert "Waiting 0 s until an earlier start is certain to have ended" in caplog.text
 
 
 def test_a_second_sending_keeps_the_key_and_adds_its_time(task: Life) -> None:
@@ -187,7 +195,7 @@ def test_a_refusal_that_cannot_be_noted_is_still_what_is_told(
     task.flora.order_fault(kind="status", status=402, operation="startTechniqueRun")
     with pytest.raises(FloraAPIError, match="402"):
         task.start()
-    assert "Could not note" in caplog.text
+    assert "Could not store the result of the start" in caplog.text
 
 
 # --- a run that is known ----------------------------------------------------------------------------------
@@ -257,13 +265,28 @@ def test_a_clear_of_a_finished_task_may_bring_other_inputs(task: Life) -> None:
 def test_a_run_that_flora_does_not_show_any_more_stops_the_task(
     task: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "NOT_FOUND_GRACE", -1000.0, raising=False)
     run = task.start()
     task.flora.order_fault(kind="status", status=404, operation="getTechniqueRun", times=None)
+    monkeypatch.setattr(Starter, "_find_in_history", lambda *_: None)
     with pytest.raises(FloraUnknownStartError, match=run.run_id) as caught:
         task.start()
     assert "Nothing was started" in str(caught.value)
     assert posts_to(task.flora) == 1
+
+
+def test_a_run_that_only_the_history_shows_is_handed_over(task: Life) -> None:
+    run = task.start()
+    task.flora.order_fault(kind="status", status=404, operation="getTechniqueRun", times=None)
+    assert task.start().run_id == run.run_id
+
+
+def test_a_clear_of_a_task_whose_run_is_gone_starts_anew(task: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = task.start()
+    task.flora.order_fault(kind="status", status=404, operation="getTechniqueRun", times=None)
+    monkeypatch.setattr(Starter, "_find_in_history", lambda *_: None)
+    task.clear()
+    assert task.start().run_id != run.run_id
+    assert posts_to(task.flora) == 2
 
 
 def test_a_run_that_is_missing_for_a_moment_after_its_start_is_looked_for_again(task: Life) -> None:
@@ -277,8 +300,7 @@ def test_a_run_that_is_missing_for_a_moment_after_its_start_is_looked_for_again(
 def test_a_known_run_that_cannot_be_seen_starts_nothing(task: Life, status: int) -> None:
     task.start()
     task.flora.order_fault(kind="status", status=status, operation="getTechniqueRun")
-    with pytest.raises(FloraAPIError):
-        task.start()
+    assert task.start().run_id
     assert posts_to(task.flora) == 1
 
 
@@ -298,8 +320,7 @@ def test_a_failed_run_whose_answer_was_lost_is_replaced_once(task: Life) -> None
     task.flora.order_fault(kind="fail_run", **TEMPORARY)
     with pytest.raises(Crash):
         task.start(dies="after the POST")
-    assert task.start().run_id == runs_of(task.flora)[0]["run_id"]
-    task.start()
+    assert task.start().run_id == runs_of(task.flora)[1]["run_id"]
     assert [started["status"] for started in runs_of(task.flora)] == ["failed", "completed"]
 
 
@@ -368,7 +389,7 @@ def test_other_inputs_after_a_lost_answer_stop_and_name_the_run(task: Life) -> N
     lost = runs_of(task.flora)[0]["run_id"]
     with pytest.raises(FloraUnknownStartError, match=lost) as caught:
         task.start()
-    assert "its inputs were others" in str(caught.value)
+    assert "the task's inputs have changed" in str(caught.value)
     assert posts_to(task.flora) == 1
 
 
@@ -397,16 +418,12 @@ def test_a_key_that_may_be_forgotten_is_not_sent_again(
     assert task.flora.ledger()["charged_runs"] == 1
 
 
-def test_an_intent_of_long_ago_that_became_no_run_is_sent_under_a_new_key(
-    task: Life, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_intent_of_long_ago_that_became_no_run_is_sent(task: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Crash):
         task.start(dies="before the POST")
-    key = task.record["key"]
     expire_keys(monkeypatch)
     task.start()
     assert task.flora.ledger()["charged_runs"] == 1
-    assert runs_of(task.flora)[0]["idempotency_key"] != key
 
 
 def test_a_run_lost_long_ago_is_replaced_where_a_second_charge_is_accepted(
@@ -426,11 +443,14 @@ def test_the_age_of_a_key_is_told_from_its_first_sending_by_floras_clock(
     with pytest.raises(Crash):
         task.start(dies="before the POST")
     kept = task.store.get("flora_run")
-    age = starting.KEY_KEPT_FOR - starting.KEY_MARGIN + 5
+    age = starting.KEY_LIFETIME - starting.KEY_MARGIN + 5
     kept["sent"] = [[start - age, end - age] for start, end in kept["sent"]]
     task.store.set("flora_run", kept)
+    seen: list[State] = []
+    whole = starting.decide
+    monkeypatch.setattr(starting, "decide", lambda *known: seen.append(whole(*known)) or seen[-1])
     task.start()
-    assert task.record["key"] != kept["key"]
+    assert seen[0] is State.UNKNOWABLE
 
 
 # --- which run is it --------------------------------------------------------------------------------------
@@ -514,24 +534,11 @@ def test_floras_clock_is_asked_for_where_no_answer_has_told_it(
 def test_a_run_that_comes_late_into_the_history_is_waited_for(
     emulate: Callable[..., Emulator], store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = Life(emulate(list_lag=0.4), store)
+    monkeypatch.setattr(starting, "HISTORY_LAG", 2.5)
+    task = Life(emulate(list_lag=0.8), store)
     with pytest.raises(Crash):
         task.start(dies="after the POST")
-    monkeypatch.setattr(task, "slept", _Pauses(0.2))
     assert task.start().run_id == runs_of(task.flora)[0]["run_id"]
-    assert len(task.slept) > 1
-
-
-class _Pauses(list[float]):
-    """Sleeps, though shorter than it was asked to."""
-
-    def __init__(self, pause: float) -> None:
-        super().__init__()
-        self._pause = pause
-
-    def append(self, seconds: float) -> None:
-        super().append(seconds)
-        time.sleep(self._pause)
 
 
 def test_a_run_that_does_not_come_into_the_history_stops_the_task_and_can_be_found_later(
@@ -542,7 +549,6 @@ def test_a_run_that_does_not_come_into_the_history_stops_the_task_and_can_be_fou
     docs_task.siblings = [runs_of(docs_task.flora)[0]["run_id"]]
     with pytest.raises(FloraUnknownStartError, match="none in the history yet"):
         docs_task.start()
-    assert docs_task.slept == [starting.HISTORY_LAG] * starting.HISTORY_LOOKS
     docs_task.siblings = []
     assert docs_task.start().run_id == runs_of(docs_task.flora)[0]["run_id"]
 
@@ -604,7 +610,7 @@ def test_a_run_whose_id_cannot_be_stored_is_named_and_found_by_the_next_try(task
 
         def broken_after_the_intent(*args: object, **kwargs: object) -> None:
             writes.append(args)
-            if len(writes) > 1:
+            if len(writes) > 2:
                 raise away
             whole(*args, **kwargs)
 
@@ -638,12 +644,14 @@ def test_a_store_that_is_away_for_a_moment_after_the_start_does_not_fail_the_tas
     assert task.record["run_id"] == run.run_id
 
 
-def test_a_delivery_that_cannot_be_noted_is_a_warning(task: Life, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_delivery_that_cannot_be_noted_costs_nothing(task: Life) -> None:
     task.start()
     task.store.broken = [ConnectionError("the API server is away")]
-    task.deliver()
-    assert "the API server is away" in caplog.text
-    assert not task.record["delivered"]
+    with pytest.raises(ConnectionError):  # Airflow logs what a callback raises, and the task has succeeded
+        task.deliver()
+    task.clear()
+    task.start()
+    assert posts_to(task.flora) == 1
 
 
 def test_a_delivery_is_noted_once(task: Life) -> None:
@@ -652,7 +660,7 @@ def test_a_delivery_is_noted_once(task: Life) -> None:
     task.start()
     task.deliver()
     task.deliver()
-    assert len(task.store.writes) == 3
+    assert len(task.store.writes) == 4
 
 
 def test_a_clear_while_the_run_went_on_is_answered_by_taking_it_up(task: Life) -> None:
@@ -665,8 +673,36 @@ def test_a_clear_while_the_run_went_on_is_answered_by_taking_it_up(task: Life) -
     assert posts_to(task.flora) == 1
 
 
-def test_a_single_run_is_taken_only_when_the_history_has_caught_up(docs_task: Life) -> None:
+def test_a_store_that_is_slow_each_time_does_not_make_a_start_end_sooner(
+    task: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "SLOW_SAVE", 0.1)
+    monkeypatch.setattr(starting, "start_duration", lambda _: 120.0)
+    assert task.store is not None
+    store_at_once, saved = task.store.set, list[float]()
+
+    def store_slowly(key: str, value: Any, **kwargs: Any) -> None:
+        if value["sent"]:
+            time.sleep(1.5)
+            saved.append(time.time())
+        store_at_once(key, value, **kwargs)
+
+    monkeypatch.setattr(task.store, "set", store_slowly)
     with pytest.raises(Crash):
-        docs_task.start(dies="after the POST")
-    docs_task.start()
-    assert len([pause for pause in docs_task.slept if pause == starting.HISTORY_LAG]) >= 2
+        task.start(dies="before the POST")
+    assert len(saved) == 2
+    [[_, ends]] = task.record["sent"]
+    assert ends - saved[-1] > 120 - 1  # Flora's clock is read to the second
+
+
+@pytest.mark.parametrize(("status", "expected"), [("cancelled", FloraUnknownStartError), ("failed", FloraAPIError)])
+def test_a_run_that_may_be_charged_is_named_where_its_start_cannot_be_sent_again(
+    task: Life, monkeypatch: pytest.MonkeyPatch, status: str, expected: type[FloraError]
+) -> None:
+    with pytest.raises(Crash):
+        task.start(dies="after the POST")
+    run = Run(run_id="run_1", status=status, completed_at=1.0, error_code="GENERATION_PROVIDER_TIMEOUT")
+    monkeypatch.setattr(Starter, "_find_candidates", lambda *_, **__: [run])
+    task.flora.order_fault(kind="status", status=402, operation="startTechniqueRun")
+    with pytest.raises(expected, match="402"):
+        task.start()

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
 import pytest
-from lives import Crash, Life, posts_to, prompts_of, runs_of
 
-from airflow_provider_flora.api.errors import FloraRunFailedError
+from airflow_provider_flora.api.errors import FloraRunFailedError, FloraUnknownStartError
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.runs import starting
-from airflow_provider_flora.runs.starting import DerivedMemory, FloraUnknownStartError, memory_of
+from airflow_provider_flora.runs.record import Record, Records, digest_of
+from airflow_provider_flora.task.attempt import Attempt
+from tests.unit.runs.lives import Crash, Life, posts_to, prompts_of, runs_of
 
+pytestmark = pytest.mark.usefixtures("quick_refusals")
 TEMPORARY = {"error_code": "GENERATION_PROVIDER_TIMEOUT", "error_message": "The model took too long."}
 
 
 @pytest.fixture
-def task(flora: Emulator) -> Life:
-    return Life(flora, None, since=time.time())
+def task(either_flora: Emulator) -> Life:
+    return Life(either_flora, None, dag_run_began=time.time() - 0.05)
 
 
 @pytest.mark.parametrize("point", ["before the POST", "after the POST"])
@@ -62,14 +64,13 @@ def test_the_replacement_of_a_failed_run_is_taken_up_or_the_task_stops_but_nothi
 
 
 def test_no_try_has_more_keys_than_there_were_tries(emulate: Callable[..., Emulator]) -> None:
-    task = Life(emulate(idempotency="site"), None, since=time.time())
+    task = Life(emulate(idempotency="site"), None, dag_run_began=time.time() - 0.05)
     task.flora.order_fault(kind="fail_run", times=None, **TEMPORARY)
     for tries in (1, 2, 3):
         task.start()
         assert len(runs_of(task.flora)) == tries
     keys = [run["idempotency_key"] for run in runs_of(task.flora)]
-    assert [key.rpartition("-")[2] for key in keys] == ["0", "1", "2"]
-    assert len({key.rpartition("-")[0] for key in keys}) == 1
+    assert len(set(keys)) == 3
 
 
 def test_a_run_that_failed_for_good_is_not_replaced_by_a_retry(task: Life) -> None:
@@ -86,7 +87,6 @@ def test_a_clear_asks_for_a_new_run(task: Life) -> None:
     task.clear()
     second = task.start()
     assert first.run_id != second.run_id
-    task.kept["since"] = time.time()  # Airflow begins the DAG run anew
     task.siblings = [first.run_id]  # within the same second here
     assert task.start().run_id == second.run_id
     assert len(runs_of(task.flora)) == 2
@@ -99,14 +99,14 @@ def test_other_inputs_are_another_run(task: Life) -> None:
     assert prompts_of(task.flora) == ["a cup", "a jug"]
 
 
-def test_mapped_tasks_with_the_same_inputs_have_a_run_each(flora: Emulator) -> None:
-    lives = [Life(flora, None, identity=("dag", "run", "task", index)) for index in range(3)]
+def test_mapped_tasks_with_the_same_inputs_have_a_run_each(either_flora: Emulator) -> None:
+    lives = [Life(either_flora, None, map_index=index) for index in range(3)]
     assert len({life.start().run_id for life in lives}) == 3
-    assert len(runs_of(flora)) == 3
+    assert len(runs_of(either_flora)) == 3
 
 
 def test_a_stranger_of_the_same_time_stops_a_retry(flora_docs: Emulator) -> None:
-    task = Life(flora_docs, None, since=time.time())
+    task = Life(flora_docs, None, dag_run_began=time.time() - 0.05)
     with pytest.raises(Crash):
         task.start(dies="after the POST")
     stranger = flora_docs.seed_runs()[0]
@@ -121,7 +121,7 @@ def test_the_run_of_an_earlier_try_is_found_whatever_the_clocks_say(
 ) -> None:
     monkeypatch.setattr(starting, "CLOCK_MARGIN", 1.5)
     flora = emulate(clock_skew=skew)
-    task = Life(flora, None, since=time.time())
+    task = Life(flora, None, dag_run_began=time.time() - 0.05)
     with pytest.raises(Crash):
         task.start(dies="after the POST")
     time.sleep(3)
@@ -134,7 +134,7 @@ def test_runs_from_before_the_dag_run_are_strangers_whatever_the_clocks_say(
 ) -> None:
     flora = emulate(clock_skew=skew)
     _, just_now = flora.seed_runs(2, spacing_ms=60_000)
-    task = Life(flora, None, since=time.time())
+    task = Life(flora, None, dag_run_began=time.time() - 0.05)
     task.siblings = [just_now]
     with pytest.raises(Crash):
         task.start(dies="after the POST")
@@ -154,28 +154,57 @@ def test_an_adopted_run_starts_nothing(task: Life) -> None:
     assert posts_to(task.flora) == 0
 
 
-def test_the_context_of_an_airflow_without_a_store_tells_the_task_instance_apart() -> None:
+def attempt_of(**changes: object) -> Attempt:
     begun = datetime(2026, 1, 2, tzinfo=timezone.utc)
+    ti = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 2, "max_tries": 2}
+    ti = SimpleNamespace(**{**ti, "start_date": begun, **changes})
+    dag_run = SimpleNamespace(start_date=changes.get("dag_run_began"), logical_date=begun)
+    task = SimpleNamespace(retries=2, retry_delay=timedelta(minutes=5))
+    return Attempt.of({"ti": ti, "dag_run": dag_run, "task": task})
 
-    def memory(**changes: object) -> DerivedMemory:
-        ti = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 2, **changes}
-        dag_run = SimpleNamespace(start_date=None, logical_date=begun)
-        found = memory_of({"ti": SimpleNamespace(**ti), "dag_run": dag_run})
-        assert isinstance(found, DerivedMemory)
-        return found
 
-    def key(memory: DerivedMemory) -> str:
-        return memory.new_record("digest", 2, (begun.timestamp() + 60, begun.timestamp() + 90), None).key
+def test_a_key_belongs_to_one_task_instance_of_one_deployment_and_to_all_its_tries() -> None:
+    def key(**changes: object) -> str:
+        records = Records(None, attempt_of(**changes))
+        return records.new_intent(records.empty_record("digest", "technique"), None).key
 
-    keys = [key(memory(**change)) for change in ({}, {"dag_id": "e"}, {"run_id": "s"}, {"task_id": "u"})]
-    keys.append(key(memory(map_index=3)))
-    assert len(set(keys)) == 5
-    assert key(memory(try_number=5)) == keys[0]
-    now = time.time()
-    assert memory().new_record("digest", 2, (now, now + 9), None).sent[0][0] == pytest.approx(
-        begun.timestamp(), abs=5
+    other_deployment = datetime(2026, 1, 2, microsecond=7, tzinfo=timezone.utc)
+    changes: list[dict[str, object]] = [
+        {},
+        {"dag_id": "e"},
+        {"run_id": "s"},
+        {"task_id": "u"},
+        {"map_index": 3},
+        {"dag_run_began": other_deployment},
+        {"max_tries": 5},
+    ]
+    assert len({key(**change) for change in changes}) == len(changes)
+    assert key(try_number=3) == key()
+
+
+def test_the_key_that_a_release_derives_stays_what_it_is() -> None:
+    records = Records(None, attempt_of())
+    digest = digest_of("product-relight", {"photo": "s3://shop/cup.png", "light": "neon"}, None)
+    # An upgrade of the provider between two tries must find the run of the first: never change it.
+    assert (
+        records.new_intent(records.empty_record(digest, "product-relight"), None).key
+        == "airflow-d98028c2b69cb4b12d16916944a86a1812f2230e"
     )
-    assert memory(try_number=1).new_record("digest", 2, (now, now + 9), None).sent[0][0] == now
+
+
+def test_what_an_earlier_try_may_have_sent_is_presumed() -> None:
+    def presumed(**changes: object) -> Record | None:
+        records = Records(None, attempt_of(**changes))
+        return records.presume(
+            records.new_intent(records.empty_record("digest", "technique"), None), skew=60, start_duration=120
+        )
+
+    begun = datetime(2026, 1, 2, tzinfo=timezone.utc)
+    retry = presumed(try_number=2, start_date=begun + timedelta(hours=1))
+    assert retry is not None
+    assert retry.sent == ((begun.timestamp() + 60, begun.timestamp() + 3600 - 300 + 60 + 120),)
+    assert presumed(try_number=1) is None
+    assert presumed(try_number=4, max_tries=5) is None  # the first try since a clear
 
 
 def test_which_of_several_failed_runs_is_the_tasks_own_does_not_matter(flora_docs: Emulator) -> None:

@@ -1,0 +1,130 @@
+"""The examples and all ways to wait on one Airflow, judged by what is in XCom and by the emulator's ledger."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+import pytest
+
+from tests.compatibility.running_all import FAILS, AllRan
+
+
+def run_of(ran: AllRan, **inputs: str) -> dict[str, Any]:
+    """The one run in the ledger that was given these inputs, and maybe more."""
+    [run] = [run for run in ran.ledger["runs"] if inputs.items() <= given(run).items()]
+    return run  # type: ignore[no-any-return]
+
+
+def given(run: dict[str, Any]) -> dict[str, str]:
+    return {entry["id"]: entry["value"] for entry in run["inputs"]}
+
+
+def test_the_quickstart_pays_for_one_run_and_hands_on_what_it_gave(ran: AllRan) -> None:
+    done = ran["quickstart"]
+    assert done.state == "success", done.log
+    run = run_of(ran, prompt="A paper boat")
+    result = done.xcom("run_technique")
+    assert result["run_id"] == done.xcom("run_technique", "run_id") == run["run_id"]
+    assert result["status"] == "completed"
+    assert result["charged_cost"] == run["charged"] == 0.09
+    assert result["output_urls"] == [f"{ran.origin}/media/{run['run_id']}/still.png"]
+
+
+def test_every_product_is_relit_once(ran: AllRan) -> None:
+    done = ran["relit"]
+    assert done.state == "success", done.log
+    summary = done.xcom("summarize")
+    assert summary["failed"] == []
+    assert round(summary["cost"], 2) == 0.36
+    assert len(summary["relit"]) == 2
+    for photo, url in summary["relit"].items():
+        assert url == f"{ran.origin}/media/{run_of(ran, photo=photo, light='golden hour')['run_id']}/image.png"
+
+
+def test_a_product_that_fails_leaves_the_others_their_results(ran: AllRan) -> None:
+    done = ran["one fails"]
+    assert done.state == "failed", done.log
+    summary = done.xcom("summarize")
+    media = f"{ran.origin}/media/samples"
+    assert list(summary["relit"]) == [f"{media}/chair.png"]
+    assert summary["failed"] == [f"{media}/{FAILS}.png"]
+    assert run_of(ran, photo=f"{media}/{FAILS}.png")["charged"] == 0
+
+
+def test_the_still_of_one_technique_is_the_photo_of_the_next(ran: AllRan) -> None:
+    done = ran["chain"]
+    assert done.state == "success", done.log
+    still = run_of(ran, prompt="A paper lantern adrift on a calm lake")
+    video = run_of(ran, photo=f"{ran.origin}/media/{still['run_id']}/still.png")
+    assert done.xcom("show") == [f"{ran.origin}/media/{video['run_id']}/video.mp4"]
+
+
+def test_a_run_that_was_only_started_is_waited_for_by_the_sensor(ran: AllRan) -> None:
+    done = ran["started, then waited for"]
+    assert done.state == "success", done.log
+    run = run_of(ran, prompt="A ceramic mug in morning light")
+    assert done.xcom("start", "run_id") == done.xcom("wait")["run_id"] == run["run_id"]
+    still = f"{ran.origin}/media/{run['run_id']}/still.png"
+    assert done.xcom("publish") == f"Today: A ceramic mug in morning light. {still}"
+
+
+def test_the_pictures_of_a_refresh_are_in_storage_with_their_manifest(ran: AllRan) -> None:
+    done = ran["refresh"]
+    assert done.state == "success", done.log
+    [manifest] = ran.storage.glob("relit/*/manifest.csv")
+    rows = {row["product"]: row for row in csv.DictReader(manifest.read_text().splitlines())}
+    assert list(rows) == ["sneaker", "chair"]
+    for product, row in rows.items():
+        run = run_of(ran, photo=f"{ran.origin}/media/samples/{product}.png", light="dusk")
+        assert row["run_id"] == run["run_id"]
+        picture = manifest.with_name(f"product-relight-{run['run_id']}-image.png")
+        assert row["file"] == picture.as_uri()
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_dag_on_the_manifest_runs_without_an_event_too(ran: AllRan) -> None:
+    done = ran["on refresh"]
+    assert done.state == "success", done.log
+    assert done.xcom("publish") == {}
+
+
+def test_a_storyboard_ends_in_videos(ran: AllRan) -> None:
+    done = ran["storyboard"]
+    assert done.state == "success", done.log
+    [video] = ran.storage.glob("storyboard/*/*")
+    assert done.xcom("reel") == [f"file://{video}"]
+    assert video.read_bytes()[4:8] == b"ftyp"
+
+
+@pytest.mark.parametrize(
+    ("task_id", "map_index", "prompt"),
+    [
+        ("synchronous", -1, "synchronous"),
+        ("deferred_environment", -1, "environment"),
+        ("deferred_database", -1, "database"),
+        ("deferred_secrets_backend", -1, "secrets_backend"),
+        ("mapped", 0, "mapped 1"),
+        ("mapped", 1, "mapped 2"),
+    ],
+)
+def test_each_way_to_wait_and_place_of_a_connection_gives_its_run(
+    ran: AllRan, task_id: str, map_index: int, prompt: str
+) -> None:
+    done = ran["ways"]
+    assert done.state == "success", done.log
+    result = done.xcom(task_id, map_index=map_index)
+    run = run_of(ran, prompt=prompt)
+    assert result["run_id"] == run["run_id"]
+    assert result["output_urls"] == [f"{ran.origin}/media/{run['run_id']}/still.png"]
+
+
+def test_a_file_becomes_an_asset(ran: AllRan) -> None:
+    assert ran["ways"].xcom("upload")["url"].startswith(f"{ran.origin}/")
+    assert ran["ways"].xcom("upload")["width"] == 40
+
+
+def test_nothing_is_paid_twice(ran: AllRan) -> None:
+    # quickstart, two relit, one of two, still and video, one waited for, two refreshed, lines with a still and its
+    # video, and six ways.
+    assert (ran.ledger["started_runs"], ran.ledger["charged_runs"]) == (19, 18)

@@ -1,0 +1,29 @@
+"""What the docs show about tests of DAGs, alerts and charges, run as a user would run it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_the_tests_that_the_docs_show_pass(tmp_path: Path) -> None:
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "example_dags", tmp_path / "dags", ignore=ignore)
+    shutil.copytree(Path(__file__).parent / "own_dags", tmp_path / "tests", ignore=ignore)
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = ["dags"]\n')
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FLORA"))}
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "tests"],
+        cwd=tmp_path,
+        env={**ours, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stdout
+    assert " skipped" not in ran.stdout

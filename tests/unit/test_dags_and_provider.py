@@ -1,0 +1,162 @@
+"""What Airflow sees of the provider: DAGs with its operators, and the provider's description."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_flora.get_provider_info import CONNECTION_FIELDS, CONNECTION_FORM, get_provider_info
+from airflow_provider_flora.hooks.flora import FloraHook
+from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
+from airflow_provider_flora.sensors.flora import FloraTechniqueRunSensor
+from tests.unit.airflow_names import DAG, DagSerialization, task
+from tests.unit.operators.fake_task import HAS_STATE_STORE
+from tests.unit.operators.still import still
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def serialized(dag: DAG) -> dict[str, Any]:
+    """Return a DAG as the scheduler gets it."""
+    whole: dict[str, Any] = json.loads(json.dumps(DagSerialization.to_dict(dag)))
+    return whole
+
+
+# --- DAGs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dag() -> DAG:
+    """One technique feeds another, mapped over products and over outputs, and a sensor waits for a third."""
+    with DAG("films", schedule=None) as dag:
+        first = still(inputs={"prompt": "{{ ds }}"}, returns="outputs")
+        FloraRunTechniqueOperator(
+            task_id="film", technique_id="product-motion", inputs={"photo": first.output["output_urls"]}
+        )
+        FloraRunTechniqueOperator.partial(
+            task_id="each", technique_id="editorial-still", max_active_tis_per_dag=2, deferrable=True
+        ).expand(inputs=[{"prompt": "a cup"}, {"prompt": "a jug"}])
+
+        @task
+        def show(output: dict[str, str]) -> None:
+            """Take one output."""
+
+        show.expand(output=first.output)
+        FloraTechniqueRunSensor(task_id="wait", technique_id="editorial-still", run_id=first.output["run_id"])
+    return dag
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "example_dags").glob("*.py")), ids=lambda path: path.stem)
+def test_each_task_of_an_example_is_retried(path: Path) -> None:
+    found = runpy.run_path(str(path))[path.stem]()  # the DAG has the file's name
+    assert found.dag_id == path.stem
+    assert all(one.retries == 2 for one in found.tasks)
+
+
+def test_operators_chain_map_and_feed_each_other(dag: DAG) -> None:
+    assert set(dag.task_dict) == {"still", "film", "each", "show", "wait"}
+    assert dag.get_task("still").downstream_task_ids == {"film", "show", "wait"}
+    assert dag.get_task("each").operator_class is FloraRunTechniqueOperator
+
+
+def test_a_dag_with_them_is_serialized(dag: DAG) -> None:
+    tasks = {task["__var"]["task_id"]: task["__var"] for task in serialized(dag)["dag"]["tasks"]}
+    assert tasks["still"]["inputs"] == {"prompt": "{{ ds }}"}
+    assert tasks["still"]["technique_id"] == "editorial-still"
+    links = json.dumps(tasks["still"]["_operator_extra_links"])
+    assert "Technique in Flora" in links or "FloraTechniqueLink" in links  # by its name, or by its class
+
+
+def test_a_mapped_task_is_made_whole_with_its_inputs(dag: DAG) -> None:
+    mapped = dag.get_task("each")
+    whole = mapped.unmap({"inputs": {"prompt": "a jug"}})
+    assert (whole.inputs, whole.technique_id, whole.deferrable) == ({"prompt": "a jug"}, "editorial-still", True)
+
+
+# --- the provider -----------------------------------------------------------------------------------------
+
+
+def test_the_form_shows_the_key_the_address_and_five_fields() -> None:
+    (connection,) = get_provider_info()["connection-types"]
+    assert list(connection["conn-fields"]) == ["workspace_id", "timeout", "max_retries", "proxies", "verify"]
+    form = connection["ui-field-behaviour"]
+    assert form["hidden-fields"] == ["schema", "login", "port", "extra"]
+    assert form["relabeling"] == {"password": "API key", "host": "Base URL"}
+    assert set(form["placeholders"]) == {"password", "host", *CONNECTION_FIELDS}
+
+
+def test_airflow_2_reads_the_same_form_from_the_hook() -> None:
+    assert FloraHook.get_ui_field_behaviour() == {
+        "hidden_fields": CONNECTION_FORM["hidden-fields"],
+        "relabeling": CONNECTION_FORM["relabeling"],
+        "placeholders": CONNECTION_FORM["placeholders"],
+    }
+
+
+if not HAS_STATE_STORE:  # Airflow 3 reads the form from the provider's description
+
+    def test_airflow_2_makes_a_widget_of_each_field() -> None:
+        pytest.importorskip("flask_appbuilder")
+        labels = [str(widget.args[0]) for widget in FloraHook.get_connection_form_widgets().values()]
+        assert labels == [label for label, _, _ in CONNECTION_FIELDS.values()]
+
+
+def test_airflows_own_list_of_forms_has_floras() -> None:
+    from airflow.providers_manager import ProvidersManager
+
+    manager = ProvidersManager()
+    if not HAS_STATE_STORE:
+        pytest.importorskip("flask_appbuilder")
+    shown = [name for name in manager.connection_form_widgets if "flora__" in name]
+    assert [name.rpartition("__")[2] for name in sorted(shown)] == sorted(CONNECTION_FIELDS)
+    behaviour = manager.field_behaviours["flora"]
+    assert sorted(behaviour.get("hidden_fields") or behaviour["hidden-fields"]) == sorted(
+        ["schema", "login", "port", "extra"]
+    )
+    assert behaviour["relabeling"] == {"password": "API key", "host": "Base URL"}
+
+
+COMMANDS = {"get": ["get", "airflow-provider-flora"], "hooks": ["hooks"]}
+TOLD = {"get": "airflow-provider-flora", "hooks": "airflow_provider_flora.hooks.flora.FloraHook"}
+ENVIRONMENTS = (".venv", ".venv-airflow-2.11")
+
+
+@pytest.fixture(scope="module")
+def said_by_airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], subprocess.Popen[str]]:
+    """`airflow providers`, each command in each environment that is here, all at once."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FLORA"))}
+    return {
+        (environment, name): subprocess.Popen(
+            [airflow, "providers", *command, "--output", "json"],
+            env={
+                **ours,
+                "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
+                "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for environment in ENVIRONMENTS
+        for name, command in COMMANDS.items()
+        if (airflow := REPOSITORY / environment / "bin" / "airflow").exists()
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_the_command_line_shows_the_provider(
+    said_by_airflow: dict[tuple[str, str], subprocess.Popen[str]], environment: str, command: str
+) -> None:
+    ran = said_by_airflow.get((environment, command))
+    if ran is None:
+        pytest.skip(f"there is no {environment}; `make test-airflow` makes it")
+    said, _ = ran.communicate(timeout=120)
+    assert ran.returncode == 0, said
+    assert TOLD[command] in said
