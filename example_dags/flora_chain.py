@@ -1,19 +1,23 @@
-"""Feed the outputs of one technique to another: a prompt becomes a still, the still becomes a film."""
+"""Feed the outputs of one technique to another: a prompt becomes a still, the still becomes a video."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Param, dag, task
-
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
+
+try:
+    from airflow.sdk import Param, dag, task
+except ImportError:  # Airflow 2.11
+    from airflow.decorators import dag, task
+    from airflow.models.param import Param
 
 
 @dag(
     schedule=None,
     tags=["flora", "example"],
-    # A retry takes up the run of the try before it; it pays for a new one only where that one failed.
+    # A retry resumes the run of the attempt before it. It pays for a new run only if that one failed.
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params={"prompt": Param("A paper lantern adrift on a calm lake", type="string")},
 )
@@ -32,8 +36,8 @@ def flora_chain():
         return {"photo": output["url"], "motion": "slow push in"}
 
     # One paid run for each output of `still`, however many there are.
-    film = FloraRunTechniqueOperator.partial(
-        task_id="film", technique_id="product-motion", deferrable=True, poll_interval=2
+    video = FloraRunTechniqueOperator.partial(
+        task_id="video", technique_id="product-motion", deferrable=True, poll_interval=2
     ).expand(inputs=still.output.map(as_inputs))
     # [END howto_operator_flora_chain]
 
@@ -43,7 +47,7 @@ def flora_chain():
         print("\n".join(urls))
         return urls
 
-    show(film.output)
+    show(video.output)
 
 
 flora_chain()

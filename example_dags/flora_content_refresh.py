@@ -1,6 +1,6 @@
 """Relight the photo of every product each day, several at a time.
 
-Each product is a task of its own: one that fails is retried alone, and does not take the others' results away.
+Each product is a task instance of its own. If one fails, it is retried alone, and the others keep their results.
 Unpausing this DAG starts, and pays for, the run of the last day.
 """
 
@@ -10,11 +10,15 @@ import os
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Param, dag, task
-
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 
-# Flora fetches the photos itself, so they must be on the web: set this to where yours are.
+try:
+    from airflow.sdk import Param, dag, task
+except ImportError:  # Airflow 2.11
+    from airflow.decorators import dag, task
+    from airflow.models.param import Param
+
+# Flora fetches the photos itself, so they must have public URLs. Set this to the folder of yours.
 MEDIA_BASE = os.environ.get("FLORA_MEDIA_BASE", "https://shop.example.com/photos")
 
 
@@ -23,7 +27,7 @@ MEDIA_BASE = os.environ.get("FLORA_MEDIA_BASE", "https://shop.example.com/photos
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
     tags=["flora", "example"],
-    # A retry takes up the run of the try before it; it pays for a new one only where that one failed.
+    # A retry resumes the run of the attempt before it. It pays for a new run only if that one failed.
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params={
         "media_base": Param(MEDIA_BASE, type="string", description="The folder of the photos"),
@@ -34,7 +38,7 @@ MEDIA_BASE = os.environ.get("FLORA_MEDIA_BASE", "https://shop.example.com/photos
 def flora_content_refresh():
     @task
     def photos(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
-        """One technique's inputs for each product. In your DAG: rows of your catalogue."""
+        """The technique's inputs for each product. In your DAG: the rows of your catalogue."""
         assert params is not None
         return [
             {"photo": f"{params['media_base']}/{product}.png", "light": params["light"]}
@@ -49,7 +53,7 @@ def flora_content_refresh():
         technique_id="product-relight",
         deferrable=True,
         poll_interval=2,
-        max_run_cost=0.50,  # USD a run; a dearer one is not started
+        max_run_cost=0.50,  # USD per run; a more expensive one is not started
         max_active_tis_per_dagrun=8,
     ).expand(inputs=rows)
     # [END howto_operator_flora_mapped]
@@ -57,7 +61,7 @@ def flora_content_refresh():
     # [START howto_flora_mapped_results]
     @task(trigger_rule="all_done")
     def summarize(rows: list[dict[str, str]], ti: Any = None) -> dict[str, Any]:
-        """Collect what there is. A row that failed has no result, and keeps its place."""
+        """Collect the results. A row that failed has none, and keeps its place."""
         runs = {row["photo"]: ti.xcom_pull(task_ids="relight", map_indexes=index) for index, row in enumerate(rows)}
         relit = {photo: run for photo, run in runs.items() if run}
         return {
@@ -68,7 +72,7 @@ def flora_content_refresh():
 
     @task
     def all_relit() -> None:
-        """Not run when a row failed, which turns the DAG run red: somebody should look."""
+        """Not run if a row failed. The DAG run then fails, so that somebody looks at it."""
 
     relight >> [summarize(rows), all_relit()]
     # [END howto_flora_mapped_results]

@@ -1,4 +1,4 @@
-"""Runs when flora_pipeline_refresh has written a manifest, and reads in the event what there is to publish."""
+"""Run when flora_pipeline_refresh has written a manifest, and read from the asset event what to publish."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import io
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Asset, ObjectStoragePath, dag, get_current_context, task
+try:
+    from airflow.sdk import Asset, ObjectStoragePath, dag, get_current_context, task
+except ImportError:  # Airflow 2.11
+    from airflow.datasets import Dataset as Asset
+    from airflow.decorators import dag, task
+    from airflow.io.path import ObjectStoragePath
+    from airflow.operators.python import get_current_context
 
 
 @dag(
@@ -23,19 +29,19 @@ def flora_pipeline_on_refresh():
     # [START howto_flora_on_asset]
     @task
     def manifests() -> list[dict[str, Any]]:
-        """What the events that started this run carry; there may be several."""
+        """The extra of each asset event that started this DAG run. There may be several."""
         context: Any = get_current_context()
-        # The first name is Airflow 3's, the other Airflow 2's.
+        # Airflow 3 has the first name, Airflow 2 the other.
         name = "triggering_asset_events" if "triggering_asset_events" in context else "triggering_dataset_events"
         return [event.extra for events in context[name].values() for event in events]
 
     # [END howto_flora_on_asset]
 
     @task
-    def publish(told: list[dict[str, Any]]) -> dict[str, int]:
-        """The size of each picture that is new. In your DAG: put it into the shop."""
+    def publish(refreshed: list[dict[str, Any]]) -> dict[str, int]:
+        """Return the size of each new picture. In your DAG: put it into the shop."""
         published = {}
-        for manifest in told:
+        for manifest in refreshed:
             text = ObjectStoragePath(manifest["manifest"]).read_text()
             for row in csv.DictReader(io.StringIO(text)):
                 if row["status"] == "completed":

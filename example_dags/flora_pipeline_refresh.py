@@ -1,9 +1,9 @@
-"""A shop's pictures, every day: products.csv in storage, each product's photo relit, the pictures back in storage.
+"""Relight the photo of every product in a bucket each day, and store the pictures in the bucket.
 
 `products.csv` has the columns `product`, `photo` (a public https:// URL) and `light`. The pictures and a manifest
-of the day go into a folder of the day. A row that fails has its line in the manifest, and takes nothing from the
-others. The manifest is an asset: see flora_pipeline_on_refresh.py. Unpausing this DAG starts, and pays for, a day's
-runs.
+go into one folder per day. A row that fails has its line in the manifest and does not affect the others. The
+manifest is an Airflow asset: see flora_pipeline_on_refresh.py. Unpausing this DAG starts, and pays for, the runs of
+one day.
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ import os
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Asset, ObjectStoragePath, Param, dag, task
-
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
+
+try:
+    from airflow.sdk import Asset, ObjectStoragePath, Param, dag, task
+except ImportError:  # Airflow 2.11
+    from airflow.datasets import Dataset as Asset
+    from airflow.decorators import dag, task
+    from airflow.io.path import ObjectStoragePath
+    from airflow.models.param import Param
 
 # A bucket with its Airflow connection, or a folder: file:///srv/shop
 STORAGE = os.environ.get("FLORA_PIPELINE_STORAGE", "s3://aws_default@shop")
@@ -29,8 +35,8 @@ COLUMNS = ["product", "status", "file", "sha256", "cost", "run_id"]
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
     tags=["flora", "example"],
-    # A retry takes up the run of the try before it, and the files that are there; it pays for a new run only where
-    # that one failed.
+    # A retry resumes the run of the attempt before it and keeps the files that are there. It pays for a new run
+    # only if that one failed.
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params={"storage": Param(STORAGE, type="string", description="Where products.csv is and the pictures go")},
 )
@@ -49,11 +55,14 @@ def flora_pipeline_refresh():
     products = read_products()
 
     # [START howto_operator_flora_download]
+    # One folder per day. A DAG run without a logical date (Airflow 3) has no `ds`: it takes the day of `run_after`.
+    folder = "{{ params.storage }}/relit/{{ (dag_run.logical_date or dag_run.run_after) | ds }}"
+
     relight = FloraRunTechniqueOperator.partial(
         task_id="relight",
         technique_id="product-relight",
-        download_to="{{ params.storage }}/relit/{{ ds }}/",
-        max_run_cost=0.50,  # USD a run; a dearer one is not started
+        download_to=folder,
+        max_run_cost=0.50,  # USD per run; a more expensive one is not started
         deferrable=True,
         poll_interval=2,
         max_active_tis_per_dagrun=8,
@@ -63,14 +72,9 @@ def flora_pipeline_refresh():
     # [START howto_flora_manifest]
     @task(trigger_rule="all_done", outlets=[MANIFEST])
     def write_manifest(
-        products: list[dict[str, str]],
-        params: dict[str, Any] | None = None,
-        ds: str | None = None,
-        ti: Any = None,
-        outlet_events: Any = None,
+        products: list[dict[str, str]], folder: str, ti: Any = None, outlet_events: Any = None
     ) -> dict[str, Any]:
-        """Write what became of each row, and tell whoever is scheduled on the manifest."""
-        assert params is not None
+        """Write the result of each row. The asset event carries a summary."""
         # A row that failed has no result, and keeps its place.
         runs = [ti.xcom_pull(task_ids="relight", map_indexes=index) for index in range(len(products))]
         rows = [line_of(product["product"], run) for product, run in zip(products, runs, strict=True)]
@@ -78,7 +82,7 @@ def flora_pipeline_refresh():
         writer = csv.DictWriter(text, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-        path = f"{params['storage']}/relit/{ds}/manifest.csv"
+        path = f"{folder}/manifest.csv"
         manifest = ObjectStoragePath(path)
         manifest.parent.mkdir(parents=True, exist_ok=True)
         manifest.write_text(text.getvalue())
@@ -93,9 +97,9 @@ def flora_pipeline_refresh():
 
     @task
     def all_relit() -> None:
-        """Not run when a row failed, which turns the DAG run red: somebody should look."""
+        """Not run if a row failed. The DAG run then fails, so that somebody looks at it."""
 
-    relight >> [write_manifest(products), all_relit()]
+    relight >> [write_manifest(products, folder), all_relit()]
     # [END howto_flora_manifest]
 
 

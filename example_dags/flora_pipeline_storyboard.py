@@ -1,4 +1,7 @@
-"""From a brief to films: lines of text, a picture for each, a film of each picture. Files only at the end."""
+"""From a brief to videos: lines of text, a still for each line, a video for each still.
+
+Only the videos are downloaded.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,30 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Asset, Param, dag, task
-
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 
-# A bucket with its Airflow connection, or a folder: file:///srv/films
-STORAGE = os.environ.get("FLORA_PIPELINE_STORAGE", "s3://aws_default@films")
-FILMS = Asset("flora_pipeline_films")
+try:
+    from airflow.sdk import Asset, Param, dag, task
+except ImportError:  # Airflow 2.11
+    from airflow.datasets import Dataset as Asset
+    from airflow.decorators import dag, task
+    from airflow.models.param import Param
+
+# A bucket with its Airflow connection, or a folder: file:///srv/videos
+STORAGE = os.environ.get("FLORA_PIPELINE_STORAGE", "s3://aws_default@videos")
+VIDEOS = Asset("flora_pipeline_videos")
 
 
 @dag(
     schedule=None,
     tags=["flora", "example"],
-    # A retry takes up the run of the try before it, and the files that are there; it pays for a new run only where
-    # that one failed.
+    # A retry resumes the run of the attempt before it and keeps the files that are there. It pays for a new run
+    # only if that one failed.
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params={
         "brief": Param("A lantern shop that opens at night", type="string"),
-        "scenes": Param(3, type="integer", minimum=1, maximum=6, description="At most so many films"),
-        "storage": Param(STORAGE, type="string", description="Where the films go"),
+        "scenes": Param(3, type="integer", minimum=1, maximum=6, description="The number of videos at most"),
+        "storage": Param(STORAGE, type="string", description="Where the videos go"),
     },
 )
 def flora_pipeline_storyboard():
@@ -40,7 +48,7 @@ def flora_pipeline_storyboard():
 
     @task
     def scenes(texts: list[str], params: dict[str, Any] | None = None) -> list[dict[str, str]]:
-        """A line is a scene: what each still is to show."""
+        """Each line is a scene: the prompt of one still."""
         assert params is not None
         found = [line.strip(" -*0123456789.") for line in texts[0].splitlines() if line.strip()]
         return [{"prompt": line} for line in found[: params["scenes"]]]
@@ -52,24 +60,24 @@ def flora_pipeline_storyboard():
     def as_inputs(run: dict[str, Any]) -> dict[str, str]:
         return {"photo": run["output_urls"][0], "motion": "slow push in"}
 
-    # Flora reads each still where it has put it. Only the films come home.
-    film = FloraRunTechniqueOperator.partial(
-        task_id="film",
+    # Flora reads each still from its own URL. Only the videos are downloaded.
+    video = FloraRunTechniqueOperator.partial(
+        task_id="video",
         technique_id="product-motion",
         download_to="{{ params.storage }}/storyboard/{{ run_id | replace(':', '-') }}/",
-        file_name="{{ '%02d' | format(ti.map_index + 1) }}-{run_id}-{output_id}.{ext}",
+        file_name="{{ '%02d' | format(ti.map_index + 1) }}-{flora_run_id}-{output_id}.{ext}",
         deferrable=True,
         poll_interval=2,
-        outlets=[FILMS],  # the event of each film tells its run, its file and its cost
+        outlets=[VIDEOS],  # the asset event of each video has its run, its file and its cost
     ).expand(inputs=still.output.map(as_inputs))
     # [END howto_flora_storyboard]
 
     @task
     def reel(runs: Any) -> list[str]:
-        """The films in the order of the lines."""
+        """The videos in the order of the lines."""
         return [file["uri"] for run in runs for file in run["files"]]
 
-    reel(film.output)
+    reel(video.output)
 
 
 flora_pipeline_storyboard()

@@ -1,7 +1,7 @@
-"""Run one Flora technique and print what it gave.
+"""Run one Flora technique and print its outputs.
 
-Needs a connection `flora_default` of type `flora` with your API key. Trigger the DAG with another technique
-and its inputs to run that one.
+Needs a connection `flora_default` of type `flora` with your API key. To run another technique,
+trigger the DAG with its id and its inputs.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Param, dag, task
-
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
+
+try:
+    from airflow.sdk import Param, dag, task
+except ImportError:  # Airflow 2.11
+    from airflow.decorators import dag, task
+    from airflow.models.param import Param
 
 
 @dag(
     schedule=None,
     tags=["flora", "example"],
-    # A retry takes up the run of the try before it; it pays for a new one only where that one failed.
+    # A retry resumes the run of the attempt before it. It pays for a new run only if that one failed.
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
-    # The inputs are a dict: without this the template below would turn them into its text.
+    # The inputs are a dict. Without this, the template below would turn them into a string.
     render_template_as_native_obj=True,
     params={
         "technique_id": Param("editorial-still", type="string", description="Id or slug of the technique"),
@@ -36,7 +40,7 @@ def flora_quickstart():
         task_id="run_technique",
         technique_id="{{ params.technique_id }}",
         inputs="{{ params.inputs }}",
-        deferrable=True,  # no worker is held while Flora works
+        deferrable=True,  # no worker slot is used while the run goes on
         poll_interval=2,
     )
     # [END howto_operator_flora_run_technique]

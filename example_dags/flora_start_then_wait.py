@@ -1,14 +1,18 @@
-"""Start a run, do something else while Flora works, and wait for the run only where its outputs are needed."""
+"""Start a run, do something else in the meantime, and wait for the run only where its outputs are needed."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Param, dag, task
-
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 from airflow_provider_flora.sensors.flora import FloraTechniqueRunSensor
+
+try:
+    from airflow.sdk import Param, dag, task
+except ImportError:  # Airflow 2.11
+    from airflow.decorators import dag, task
+    from airflow.models.param import Param
 
 TECHNIQUE = "editorial-still"
 
@@ -16,7 +20,7 @@ TECHNIQUE = "editorial-still"
 @dag(
     schedule=None,
     tags=["flora", "example"],
-    # A retry takes up the run of the try before it; it pays for a new one only where that one failed.
+    # A retry resumes the run of the attempt before it. It pays for a new run only if that one failed.
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params={"prompt": Param("A ceramic mug in morning light", type="string")},
 )
