@@ -5,44 +5,92 @@ VENV_2_11 := .venv-airflow-2.11
 VENV_BENCH := .venv-bench
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+
+# What `make compatibility` tries, one environment each: the Python, and the day whose packages are installed. An
+# `airflow` has the newest packages of that day, as its users had; a `floor` the oldest that pyproject.toml allows.
+SETS := airflow-2.11.0 airflow-2.11.2 airflow-3.0.6 airflow-3.1.8 airflow-3.2.2 airflow-3.3.2 floor-2.11.0 floor-3.0.3
+airflow-2.11.0 := 3.10 2025-05-25
+airflow-2.11.2 := 3.12 2026-03-20
+airflow-3.0.6 := 3.11 2025-09-30
+airflow-3.1.8 := 3.13 2026-03-20
+airflow-3.2.2 := 3.12 2026-07-01
+airflow-3.3.2 := 3.13 2026-09-24
+floor-2.11.0 := 3.10 2025-05-25
+floor-3.0.3 := 3.10 2025-07-19
+# Where the unit tests of what Airflow is part of run too: the oldest packages, and an Airflow 3 without a state store.
+SETS_WITH_UNIT_TESTS := airflow-3.0.6 floor-2.11.0
+# $(call find_python,3.12): that Python, on the path or in pyenv; nothing if it is not here.
+find_python = $(shell for p in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python; do \
+	"$$p" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' >/dev/null 2>&1 && echo "$$p" && break; done)
+
 # Airflow 2.11 runs on Python 3.10 to 3.12: the first such interpreter, the chosen one before others.
 PYTHON_2_11 := $(shell for p in $(PYTHON) python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
 
-# The unit tests of what Airflow is part of once more, on Airflow 2.11. It keeps no state of tasks: what tests that
-# state says so and is skipped.
-ON_2_11 = env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/coverage run -m pytest --quiet \
-	tests/unit/provider tests/unit/runs tests/unit/watching tests/unit/files_in tests/unit/files_out
-
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-processes test-quick faults check docs airflow build pins format bench clean
+.PHONY: help demo test test-airflow simulate compatibility faults check docs airflow build pins format bench clean \
+	wheel $(SETS:%=on-%) $(SETS:%=try-%)
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.ready  ## Run a technique from a DAG on a real Airflow and show what happens
-	@$(BIN)/python scripts/demo.py
+	@$(BIN)/python -m scripts.demo
 
-test: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready) tests/conformance/node_modules/.ready  ## Run the whole test suite
-	$(BIN)/coverage erase
+# Beside each other: Airflow's processes mostly wait. What is in $(LOG) comes to the terminal in the end.
+LOG = build/$@.log
+# $(call beside,COMMAND,OTHER): runs both at once, the second in the terminal; fails if one does.
+define beside
 	@mkdir -p build
-	@echo "The quick tests run beside those of Airflow's processes; what they say comes after these"
-	@$(MAKE) --no-print-directory test-quick > build/test-quick.log 2>&1 & quick=$$!; \
-	trap 'kill $$quick' INT TERM; \
-	$(MAKE) --no-print-directory test-processes; processes=$$?; \
-	wait $$quick; quick=$$?; cat build/test-quick.log; exit $$((processes + quick))
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	@$(1) > $(LOG) 2>&1 & first=$$!; trap 'kill $$first' INT TERM; \
+	$(2); second=$$?; wait $$first; first=$$?; cat $(LOG); exit $$((first + second))
+endef
 
-# Airflow's processes mostly wait: the other tests run beside them.
-test-processes:
-	$(BIN)/coverage run -m pytest tests/airflow tests/faults
+test: $(VENV)/.ready tests/conformance/node_modules/.ready  ## Run the tests a person waits for: 6 minutes, one real kill among them
+	@echo "The unit tests run beside those of real Airflow processes; their output comes in the end"
+	$(call beside,\
+		$(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report term --ignore=tests/airflow \
+			--ignore=tests/compatibility --ignore=tests/faults,\
+		$(BIN)/python -m pytest tests/airflow/test_processes.py tests/faults)
 
-test-quick:
-	$(BIN)/coverage run -m pytest --ignore=tests/airflow --ignore=tests/faults
-	@$(if $(PYTHON_2_11),$(ON_2_11),echo "No Python 3.10 to 3.12 is here: the unit tests on Airflow 2.11 are left out")
+# The unit tests once more on Airflow 2.11. It keeps no state of tasks: what tests that state says so and is skipped.
+ON_2_11 = env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/python -m pytest --quiet -n 2 --dist loadfile \
+	tests/unit --ignore=tests/unit/api
+
+test-airflow: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready)  ## Run the tests of real Airflow processes, and the unit tests on 2.11
+	$(call beside,\
+		$(if $(PYTHON_2_11),$(ON_2_11),echo "No Python 3.10 to 3.12 is here: the unit tests on Airflow 2.11 are left out"),\
+		FLORA_FAULTS=part $(BIN)/python -m pytest tests/airflow tests/compatibility tests/faults)
+
+simulate: $(VENV)/.ready  ## Play histories of tasks in a modelled world: SEED=1 COUNT=20000 JOBS=2
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+
+# Two sets at a time: each waits for Airflow's processes much of the time.
+compatibility: $(VENV)/.ready  ## Try the built wheel on each Airflow that is supported, with the packages of its day
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(SETS:%=on-%)
+
+wheel: $(VENV)/.ready
+	@rm -rf build/compatibility
+	@$(BIN)/python -m build --no-isolation --wheel --outdir build/compatibility . > /dev/null
+
+$(SETS:%=on-%): on-%: wheel
+	@if [ -n "$(call find_python,$(firstword $($*)))" ]; then \
+		$(MAKE) --no-print-directory try-$* > build/compatibility/$*.log 2>&1; code=$$?; \
+		echo "=== $*"; cat build/compatibility/$*.log; exit $$code; \
+	else \
+		echo "=== $* is left out: no Python $(firstword $($*)) is here"; [ -z "$$FLORA_TESTS_LEAVE_NOTHING_OUT" ]; \
+	fi
+
+# The wheel, so that nothing of the checkout is taken for granted: it comes before the checkout, from which the tests
+# are imported. What is not there on an older Airflow is skipped by unit tests that say so.
+$(SETS:%=try-%): try-%: .venv-%/.ready
+	@$(BIN)/uv pip install --quiet --no-deps --reinstall --python .venv-$*/bin/python build/compatibility/*.whl
+	@$(BIN)/uv pip check --quiet --python .venv-$*/bin/python
+	FLORA_AIRFLOW_PYTHON=.venv-$*/bin/python $(BIN)/python -m pytest --quiet tests/compatibility
+	$(if $(filter $*,$(SETS_WITH_UNIT_TESTS)),env -u FLORA_TESTS_LEAVE_NOTHING_OUT .venv-$*/bin/pytest --quiet \
+		--import-mode=append tests/unit --ignore=tests/unit/api --ignore=tests/unit/files)
 
 faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (20 minutes)
 	FLORA_FAULTS=all $(BIN)/python -m pytest --tb=line $(ARGS) tests/faults
@@ -56,10 +104,10 @@ docs: $(VENV)/.ready  ## Build the documentation into docs/_build; warnings are 
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
 airflow: $(VENV)/.ready  ## Start a real Airflow with the emulator behind it and the examples in it
-	@$(BIN)/python scripts/airflow_with_emulator.py
+	@$(BIN)/python -m scripts.airflow_with_emulator
 
 bench: $(VENV_BENCH)/.ready  ## Measure beside other providers and write docs/performance.rst (half an hour)
-	@$(VENV_BENCH)/bin/python benchmarks/run_all.py $(ARGS)
+	@$(VENV_BENCH)/bin/python -m benchmarks.run_all $(ARGS)
 
 build: $(VENV)/.ready  ## Build the sdist and, from it, the wheel
 	$(BIN)/python -m build
@@ -75,32 +123,44 @@ pins: $(VENV)/.ready  ## Resolve the pinned versions anew
 		--group airflow-2-11 --extra emulator pyproject.toml -o requirements/airflow-2.11.txt
 	$(BIN)/uv pip compile --quiet --universal --no-header --python-version 3.10 -c requirements/dev.txt \
 		--group dev --group bench --extra emulator pyproject.toml -o requirements/bench.txt
+	@$(MAKE) --no-print-directory $(SETS:%=pins-%)
+
+# The day stays: these change with pyproject.toml alone. PyAV has no wheel for each Python, and takes FFmpeg to build.
+$(SETS:%=pins-%): pins-%:
+	echo 'apache-airflow==$(lastword $(subst -, ,$*))' | $(BIN)/uv pip compile --quiet --upgrade --no-header \
+		--python-version $(firstword $($*)) --exclude-newer $(lastword $($*)) $(if $(filter floor-%,$*),--resolution lowest-direct) \
+		--only-binary av --group unit-test --extra emulator pyproject.toml - -o requirements/$*.txt
 
 clean:  ## Remove everything that make made
-	rm -rf $(VENV) $(VENV_2_11) $(VENV_BENCH) .airflow build dist docs/_build tests/conformance/node_modules
+	rm -rf $(VENV) $(VENV_2_11) $(VENV_BENCH) $(SETS:%=.venv-%) .airflow build dist docs/_build tests/conformance/node_modules
 
-# One recipe for both environments. uv installs in seconds; where it cannot reach the index that pip is
-# configured for, pip does the same work.
+# One recipe for all environments. uv installs in seconds; where it cannot reach the index that pip is configured for,
+# pip does the same work.
 define environment
 	$(1) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet uv==$(UV_VERSION)
 	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python -r $(2) \
 		|| $(@D)/bin/python -m pip install --quiet -r $(2)
-	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(3)
 	touch $@
 endef
+with_checkout = $(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	@echo "Installing Airflow and the provider into $(VENV) ..."
-	@$(call environment,$(PYTHON),requirements/dev.txt)
+	@$(call environment,$(PYTHON),requirements/dev.txt,$(with_checkout))
 
 $(VENV_2_11)/.ready: requirements/airflow-2.11.txt pyproject.toml
 	@echo "Installing Airflow 2.11 into $(VENV_2_11) ..."
-	@$(call environment,$(PYTHON_2_11),requirements/airflow-2.11.txt)
+	@$(call environment,$(PYTHON_2_11),requirements/airflow-2.11.txt,$(with_checkout))
 
 $(VENV_BENCH)/.ready: requirements/bench.txt pyproject.toml
 	@echo "Installing what the benchmarks compare with into $(VENV_BENCH) ..."
-	@$(call environment,$(PYTHON),requirements/bench.txt)
+	@$(call environment,$(PYTHON),requirements/bench.txt,$(with_checkout))
+
+$(SETS:%=.venv-%/.ready): .venv-%/.ready: requirements/%.txt
+	@echo "Installing $* into $(@D) ..."
+	@$(call environment,$(call find_python,$(firstword $($*))),requirements/$*.txt)
 
 tests/conformance/node_modules/.ready: tests/conformance/package.json
 	@if command -v npm >/dev/null; then \

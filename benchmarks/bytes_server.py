@@ -1,7 +1,7 @@
 """A server that costs as little as one can: it gives files with ``sendfile`` and throws away what it is sent.
 
-``bytes_server.py FOLDER`` serves the files of ``FOLDER`` below ``/media/`` and takes uploads at ``/upload``; of
-Flora's API it has what the upload of a large file asks for. Prints its address.
+``python -m benchmarks.bytes_server FOLDER`` serves the files of ``FOLDER`` below ``/media/`` and takes uploads at
+``/upload``; of Flora's API it has what the upload of a large file asks for. Prints its address.
 """
 
 from __future__ import annotations

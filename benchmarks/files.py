@@ -1,6 +1,6 @@
 """What a file costs on its way in and out, beside ``curl``: throughput of 1 GB, and the memory it takes.
 
-``python benchmarks/files.py download``, ``... upload`` (to the emulator, which like a storage of today checks and
+``python -m benchmarks.files download``, ``... upload`` (to the emulator, which like a storage of today checks and
 keeps what it is sent) or ``... discard`` (an upload to a server that throws it away). Each transfer is a process of
 its own against a server of its own on this machine, ``curl`` and this provider in turns, each first every other
 time. The provider's time is that of the whole step as a task takes it, checks, checksum and rename included; the
@@ -17,6 +17,7 @@ import os
 import resource
 import shutil
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from loopback import API_KEY, HERE, Emulator, Server, report
+from benchmarks.loopback import API_KEY, REPOSITORY, Emulator, Server, report
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
@@ -42,13 +43,13 @@ IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # no disk is to b
 def server_for(way: str, folder: Path) -> Server:
     """What gives the file, or takes it."""
     if way == "upload":
-        return Emulator(1.0, "--asset-seconds", "0")  # what Flora makes of the file takes no time
-    return Server(str(HERE / "bytes_server.py"), str(folder))
+        return Emulator(1.0, "--asset-seconds", "0")  # processing the file takes no time
+    return Server("benchmarks.bytes_server", str(folder))
 
 
 def by_curl(way: str, server: Server, file: Path, folder: Path) -> float:
     """Transfer the file with curl; give the seconds that it took."""
-    from airflow_provider_flora.api.protocol import SIGNED_UPLOAD
+    from airflow_provider_flora.api.operations import SIGNED_UPLOAD
 
     if way == "download":
         command = ["curl", "--output", str(folder / "by_curl.mp4"), f"{server.origin}/media/{file.name}"]
@@ -86,8 +87,8 @@ def flora(origin: str) -> FloraClient:
 
 def here(way: str, server: Server, file: Path, folder: Path) -> dict[str, Any]:
     """Transfer the file with this provider, in a process of its own; give seconds and peak memory."""
-    command = [sys.executable, __file__, way, "--one", server.origin, str(file), str(folder)]
-    ran = subprocess.run(command, check=True, timeout=300, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "benchmarks.files", way, "--one", server.origin, str(file), str(folder)]
+    ran = subprocess.run(command, check=True, timeout=300, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     measured: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return measured
 
@@ -95,9 +96,9 @@ def here(way: str, server: Server, file: Path, folder: Path) -> dict[str, Any]:
 def transfer(way: str, origin: str, file: Path, folder: Path) -> dict[str, Any]:
     """Transfer a small file, which loads what there is to load, then this one, in this process."""
     from airflow_provider_flora.api.models import Run
-    from airflow_provider_flora.files.downloading import DEFAULT_FILE_NAME, Downloads
-    from airflow_provider_flora.files.remembering import AssetMemory
-    from airflow_provider_flora.files.uploading import Place, Uploader
+    from airflow_provider_flora.files.downloads.downloads import DEFAULT_FILE_NAME, Downloads
+    from airflow_provider_flora.files.uploads.record import UploadRecord
+    from airflow_provider_flora.files.uploads.uploader import Place, Uploader
 
     log = logging.getLogger("bench")
     with flora(origin) as client:
@@ -107,9 +108,9 @@ def transfer(way: str, origin: str, file: Path, folder: Path) -> dict[str, Any]:
             warm(folder)
             begun = time.perf_counter()
             if way == "download":
-                Downloads(str(folder), DEFAULT_FILE_NAME, log).fetch(run, "bench", client.settings)
+                Downloads(str(folder), DEFAULT_FILE_NAME, log).download(run, "bench", client.settings)
             else:
-                Uploader(client, AssetMemory(None, log), log).make(str(this), Place(WORKSPACE))
+                Uploader(client, UploadRecord(None, log), log).upload_or_import(str(this), Place(WORKSPACE))
             seconds = time.perf_counter() - begun
     return {"seconds": seconds, "peak_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
@@ -125,17 +126,21 @@ def warm(folder: Path) -> None:
 
 
 def write(file: Path, size: int) -> None:
-    """Make a file of so many bytes."""
+    """Make a video of so many bytes, most of them in a part that players pass over."""
+    from airflow_provider_flora.emulator.media.videos import sample_clip
+
+    start = sample_clip()
     with file.open("wb") as sink:
-        for _ in range(size // MEGABYTE):
-            sink.write(b"\x5a" * MEGABYTE)
+        sink.write(start + struct.pack(">I4s", size - len(start), b"free"))
+        while rest := min(MEGABYTE, size - sink.tell()):
+            sink.write(b"\x5a" * rest)
 
 
 def measure(way: str) -> dict[str, Any]:
     """Measure one way, in turns with curl."""
     with tempfile.TemporaryDirectory(prefix="flora-bench-", dir=IN_MEMORY) as name:
         large, small, into = Path(name, LARGE_FILE), Path(name, SMALL_FILE), Path(name, "into")
-        os.environ["TMPDIR"] = str(into)  # where the emulator keeps what it is sent
+        os.environ["TMPDIR"] = str(into)  # where the emulator stores uploads
         write(large, LARGE)
         write(small, SMALL)
 

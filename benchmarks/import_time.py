@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 
-from loopback import report
+from benchmarks.loopback import report
 
 TRIES = 9
 MODULES = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-HERE = Path(__file__).parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 API_KEY = "sk_test_emulator"
 # Neither system's log lines are measured, and nothing of this machine's own Airflow is used.
 os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "ERROR"
@@ -28,15 +28,19 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class Server:
     """A server process that prints its address first; a context manager.
 
-    :param command: what to run with this Python.
+    :param module: what to run with this Python, and its arguments.
     """
 
-    def __init__(self, *command: str) -> None:
-        self._command = [sys.executable, *command]
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._command = [sys.executable, "-m", module, *arguments]
 
     def __enter__(self) -> Server:
         self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+            self._command,
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -59,12 +63,11 @@ class Server:
 
 
 class Emulator(Server):
-    """Flora's emulator."""
+    """Flora's emulator; it has the techniques ``tech_bench-0`` up to ``techniques`` beside its own."""
 
-    def __init__(self, run_seconds: float, *options: str) -> None:
-        super().__init__(
-            "-m", "airflow_provider_flora.emulator", "--port", "0", "--run-seconds", str(run_seconds), *options
-        )
+    def __init__(self, run_seconds: float, *options: str, techniques: int = 0) -> None:
+        given = (str(techniques), "--port", "0", "--run-seconds", str(run_seconds), *options)
+        super().__init__("benchmarks.many_techniques", *given)
 
     def ledger(self) -> dict[str, Any]:
         """Requests, answers and connections so far."""
@@ -76,21 +79,21 @@ class Emulator(Server):
         return json.dumps({"conn_type": "flora", "password": API_KEY, "host": f"{self.origin}/api/v1"})
 
 
-async def start_runs(server: Server, count: int) -> list[str]:
-    """Start so many runs of one technique, eight at a time."""
+async def start_runs(server: Server, count: int, techniques: Sequence[str] = ("editorial-still",)) -> list[str]:
+    """Start so many runs, of one technique after the other, eight at a time; give them in the order of starting."""
     import aiohttp
 
-    url = f"{server.origin}/api/v1/techniques/editorial-still/runs"
     body = {"inputs": [{"id": "prompt", "type": "text", "value": "A red sneaker"}], "mode": "async"}
     headers = {"Authorization": f"Bearer {API_KEY}"}
     todo = iter(range(count))
-    run_ids: list[str] = []
+    run_ids = [""] * count
 
     async def work(session: aiohttp.ClientSession) -> None:
-        for _ in todo:
+        for place in todo:
+            url = f"{server.origin}/api/v1/techniques/{techniques[place % len(techniques)]}/runs"
             async with session.post(url, json=body) as answer:
                 answer.raise_for_status()
-                run_ids.append((await answer.json())["run_id"])
+                run_ids[place] = (await answer.json())["run_id"]
 
     async with aiohttp.ClientSession(headers=headers) as session:
         await asyncio.gather(*(work(session) for _ in range(8)))

@@ -29,15 +29,15 @@ FIGURES = [
 ]
 
 PAGE = """\
-.. Written by ``make bench``. Do not edit: the next run writes it anew.
+.. Written by ``make bench``. Do not edit: the next run writes it again.
 
 Performance
 ===========
 
 What waiting for many runs costs, and what starting them does, measured by ``make bench`` beside a provider that
 polls once for each waiting task: dbt Cloud's trigger. Both are real trigger objects in one process and talk plain
-HTTP to a server on the same machine in a process of its own; they look every {interval:g} s and begin all at once,
-as after a restart of the triggerer. Log lines are switched off for both.
+HTTP to a server on the same machine in a process of its own. They poll every {interval:g} s and begin all at once,
+as after a restart of the triggerer. Logging is off for both.
 
 Measured on {date} with {cores} cores, Python {python}, {versions}. The one-minute load of the machine at the end
 of each program that waits was {loads}: {quiet} {whole}
@@ -51,26 +51,28 @@ Waiting
 
 {ratios}
 
+{techniques}
+
 .. image:: _static/performance.svg
    :alt: Requests a cycle and lateness of the event loop against the number of waits, for both systems.
 
 What limits it: the history is read page by page, since each page names the next. On a server that takes 0.3 s for
-a page, a walk through 10,000 runs takes 30 s, and that is then how often each is seen. The event loop is late by as
-long as a page of 100 runs takes to read and to hand out.
+a page, reading 10,000 runs takes 30 s, so each run is polled every 30 s. The event loop is late by the time it
+takes to read a page of 100 runs and to pass them to the triggers.
 
-Most of the CPU goes into a page: its request (aiohttp) and its 100 models (pydantic), half each. A page that is
-read after a pause costs twice as much as one read right after another, since the processor's caches hold other
-things by then; and a watcher pauses most of the time. What is left is telling triggers of progress: these runs
-move by ten points or so between two looks, and each change is a line in a trigger's log. The times are this
-machine's: on one of 2 cores that was half as fast, 1,000 and 10,000 waits took 0.023 and 0.026 ms a run and
-cycle, and the peer 1.06 ms.
+Most of the CPU time is spent on pages: half on the request (aiohttp), half on its 100 models (pydantic). A page
+that is read after a pause costs twice as much as one that is read right after another, since the processor's
+caches are cold by then. A watcher pauses most of the time. The rest is the report of progress to triggers: these
+runs progress by about ten points between two polls, and each change is a line in a trigger's log. The times
+depend on the machine. On one with 2 cores that was half as fast, 1,000 and 10,000 waits took 0.023 and 0.026 ms a
+run and cycle, and the peer 1.06 ms.
 
-The price of a completed run comes late at Flora; these runs have theirs at once. Where it comes later than the look
-that finds the run completed, an event waits for the look after: the next second with up to 20 waits, the next cycle
-with more.
+Flora reports the charge of a completed run late; these runs have theirs at once. If the charge comes after the
+poll that finds the run completed, the event waits for the next poll: one second later with up to 20 waits, one
+cycle later with more.
 
-When Flora is slow, crowded or away
------------------------------------
+When Flora is slow, limits requests, or is down
+-----------------------------------------------
 
 {troubles}
 
@@ -82,12 +84,12 @@ Starting
 Files
 -----
 
-A download into a folder and a signed upload, each as a whole step and in turns with ``curl`` doing the same; the
-files are in memory, so that no disk is measured. The emulator checks and keeps what it is sent, as a storage does.
-The last row is of a server that throws away all it is sent, so that the client alone is measured. The limit is the
-SHA-256, by which a retry knows a file again and which curl does not compute: it takes a core as long as curl takes
-for the whole file, and here it shares two cores with the transfer and the server. ``curl`` and ``openssl dgst`` one
-after the other get {checked:,} MB/s of a download. No network to Flora is near that.
+A download into a folder and a signed upload, each as a whole step, alternating with ``curl``. The files are in
+memory, so no disk is measured. The emulator checks and keeps what it receives, as a storage does. The server of
+the last row discards what it receives, so that the client alone is measured. The limit is the SHA-256, by which a
+retry recognizes a file, and which curl does not compute. It takes one core as long as curl takes for the whole
+file, and here it shares two cores with the transfer and the server. ``curl`` and ``openssl dgst`` one after the
+other get {checked:,} MB/s of a download. No network to Flora is near that.
 
 {files}
 
@@ -128,6 +130,7 @@ def write(results: Results) -> str:
         table=table,
         missed=_missed(results),
         ratios=_ratios(results),
+        techniques=_techniques(results),
         troubles=_troubles(results),
         start=_start(results),
         files=_files(results),
@@ -195,6 +198,18 @@ def _ratios(results: Results) -> str:
     return text
 
 
+def _techniques(results: Results) -> str:
+    many = results.get("flora 1000 techniques")
+    if not many:
+        return "Waits over many techniques were not measured in this run."
+    return (
+        f"When the 1,000 runs are those of {many['techniques']:,} techniques, they cost "
+        f"{many['requests_per_cycle']:g} requests a cycle (aim: at most 12) and "
+        f"{many['cpu_ms_per_run_and_cycle']:g} ms a run and cycle: one walk through the history of all techniques, "
+        "where that is cheaper than one for each."
+    )
+
+
 def _troubles(results: Results) -> str:
     rate, foreign, outage, leaks = (results[name] for name in ("rate_limit", "foreign", "outage", "leaks"))
     refused = 100 * rate["refused_settled"] / max(1, rate["requests_settled"])
@@ -208,9 +223,9 @@ def _troubles(results: Results) -> str:
             f"{rate['requests_settled']} were ({refused:.1f} %; the aim is at most 2 %).",
             f"- {foreign['foreign']:,} runs of other techniques between {foreign['waits']:,} awaited: "
             f"{foreign['requests_per_cycle']:g} requests a cycle.",
-            "- An outage of 60 s (one of ten minutes, shortened; the longest pause between two tries, 30 s, is "
+            "- An outage of 60 s (one of ten minutes, shortened; the longest pause between two attempts, 30 s, is "
             f"reached within it) with {outage['waits']:,} waits: {events_outage}, all within "
-            f"{outage['all_complete_after_s']:g} s of its end. {outage['requests_during']} requests were tried "
+            f"{outage['all_complete_after_s']:g} s of its end. {outage['requests_during']} requests were sent "
             f"during it; the busiest second after it brought {outage['requests_in_busiest_second_after']} (the "
             "aim is at most 20).",
             f"- {leaks['registrations']:,} waits registered and cancelled: "
@@ -232,10 +247,10 @@ paid: {start["started_runs"]}). Requests, by operation:
 
 {asked}
 
-The task that starts a run lives for {began["worker_ms"]:,} ms (median, from the birth of its process to the end of
+The task that starts a run takes {began["worker_ms"]:,} ms (median, from the start of its process to the end of
 ``execute``); {began["own_ms"]:,} ms of it, {began["own_percent"]:g} %, are the provider's own: its imports,
-requests and checks, without Airflow's connection, XCom and task state. The one that hands the result over
-lives for {resumed["worker_ms"]:,} ms, of which {resumed["own_ms"]:,} ms, {resumed["own_percent"]:g} %, are the
+requests and checks, without Airflow's connection, XCom and task state. The one that returns the result
+takes {resumed["worker_ms"]:,} ms, of which {resumed["own_ms"]:,} ms, {resumed["own_percent"]:g} %, are the
 provider's own. These are wall times, with the machine's load in them (one minute's load at the end:
 {start["load"]:g}); the CPU time of ``execute``, Airflow's part included, is {began["own_cpu_ms"]:,} ms and
 {resumed["own_cpu_ms"]:,} ms.

@@ -1,6 +1,6 @@
 """Run every benchmark and write ``docs/performance.rst`` with its plot: ``make bench``.
 
-``--only NAME`` runs one and keeps the others' last results; ``--write`` only writes the page anew.
+``--only NAME`` runs one and uses the last results of the others; ``--write`` only writes the page.
 """
 
 from __future__ import annotations
@@ -14,32 +14,33 @@ import sys
 import tempfile
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-RESULTS = HERE.parent / "build" / "benchmarks.json"
+from benchmarks.loopback import REPOSITORY
+
+RESULTS = REPOSITORY / "build" / "benchmarks.json"
 TIMEOUT = 1800
 PROGRAMS: dict[str, list[str]] = {
-    "import_time": ["import_time.py"],
-    "flora 100": ["watch.py", "flora", "100"],
-    "dbt 100": ["watch.py", "dbt", "100"],
-    "flora 1000": ["watch.py", "flora", "1000"],
-    "dbt 1000": ["watch.py", "dbt", "1000"],
-    "flora 1000 spread": ["watch.py", "flora", "1000", "--spread", "5"],
-    "dbt 1000 spread": ["watch.py", "dbt", "1000", "--spread", "5"],
-    "flora 10000": ["watch.py", "flora", "10000"],
-    "flora 1000 memory": ["watch.py", "flora", "1000", "--memory"],
-    "dbt 1000 memory": ["watch.py", "dbt", "1000", "--memory"],
-    "flora 10000 memory": ["watch.py", "flora", "10000", "--memory"],
-    "rate_limit": ["troubles.py", "rate_limit"],
-    "foreign": ["troubles.py", "foreign"],
-    "outage": ["troubles.py", "outage"],
-    "leaks": ["troubles.py", "leaks"],
-    "start": ["start.py"],
-    "download": ["files.py", "download"],
-    "upload": ["files.py", "upload"],
-    "discard": ["files.py", "discard"],
+    "import_time": ["import_time"],
+    "flora 100": ["watch", "flora", "100"],
+    "dbt 100": ["watch", "dbt", "100"],
+    "flora 1000": ["watch", "flora", "1000"],
+    "dbt 1000": ["watch", "dbt", "1000"],
+    "flora 1000 spread": ["watch", "flora", "1000", "--spread", "5"],
+    "dbt 1000 spread": ["watch", "dbt", "1000", "--spread", "5"],
+    "flora 1000 techniques": ["watch", "flora", "1000", "--techniques", "200"],
+    "flora 10000": ["watch", "flora", "10000"],
+    "flora 1000 memory": ["watch", "flora", "1000", "--memory"],
+    "dbt 1000 memory": ["watch", "dbt", "1000", "--memory"],
+    "flora 10000 memory": ["watch", "flora", "10000", "--memory"],
+    "rate_limit": ["troubles", "rate_limit"],
+    "foreign": ["troubles", "foreign"],
+    "outage": ["troubles", "outage"],
+    "leaks": ["troubles", "leaks"],
+    "start": ["start"],
+    "download": ["files", "download"],
+    "upload": ["files", "upload"],
+    "discard": ["files", "discard"],
 }
 
 
@@ -47,7 +48,8 @@ def run(program: list[str]) -> dict[str, Any]:
     """Run a program and read its last line."""
     with tempfile.TemporaryDirectory(prefix="flora-bench-home-") as home:
         done = subprocess.run(
-            [sys.executable, str(HERE / program[0]), *program[1:]],
+            [sys.executable, "-m", f"benchmarks.{program[0]}", *program[1:]],
+            cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             text=True,
             timeout=TIMEOUT,
@@ -58,10 +60,10 @@ def run(program: list[str]) -> dict[str, Any]:
     return {**result, "load": round(os.getloadavg()[0], 1)}
 
 
-def kept_results() -> dict[str, Any]:
+def read_results() -> dict[str, Any]:
     """What has been measured last."""
-    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    return kept
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return results
 
 
 def environment() -> dict[str, Any]:
@@ -91,12 +93,12 @@ def main() -> None:
         result = run(PROGRAMS[name])
         print(json.dumps(result), flush=True)
         RESULTS.write_text(
-            json.dumps({**kept_results(), name: result, "environment": {**environment(), "whole": whole}}, indent=1)
+            json.dumps({**read_results(), name: result, "environment": {**environment(), "whole": whole}}, indent=1)
         )
 
-    from performance_page import write
+    from benchmarks.performance_page import write
 
-    print(write(kept_results()))
+    print(write(read_results()))
 
 
 if __name__ == "__main__":

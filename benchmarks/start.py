@@ -10,16 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from loopback import HERE, Emulator, report
-
-sys.path.insert(0, str(HERE.parent / "scripts"))
-
-from local_airflow import LocalAirflow
+from benchmarks.loopback import Emulator, report
+from scripts.local_airflow import LocalAirflow
 
 DAG = """
 import json, os, time
@@ -27,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from airflow.providers.common.compat.sdk import DAG, BaseHook
+from airflow.sdk import DAG, BaseHook
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 
 clock = time.perf_counter

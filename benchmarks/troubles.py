@@ -1,9 +1,9 @@
-"""What becomes of many waits when Flora is slow, crowded or away: ``python benchmarks/troubles.py NAME``.
+"""What becomes of many waits when Flora is slow, crowded or away: ``python -m benchmarks.troubles NAME``.
 
 rate_limit   the server allows 5 requests a second and answers 429 beyond them
 foreign      20,000 runs of other techniques lie between those waited for
 outage       the server resets every connection for 60 seconds (an outage of 10 minutes, shortened: the longest
-             pause between two tries, 30 s, is reached well before its end); all runs end meanwhile
+             pause between two attempts, 30 s, is reached well before its end); all runs end meanwhile
 leaks        5,000 waits are registered and cancelled, 100 at a time
 """
 
@@ -18,8 +18,9 @@ from collections import Counter
 from typing import Any
 
 import psutil
-from loopback import Emulator, report, start_runs
-from watch import INTERVAL, WARM_UP, WINDOW, first_event
+
+from benchmarks.loopback import Emulator, report, start_runs
+from benchmarks.watch import INTERVAL, WARM_UP, WINDOW, first_event
 
 WAITS = 1000
 RATE = 5

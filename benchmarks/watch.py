@@ -1,6 +1,7 @@
 """What N waiting triggers cost: real trigger objects, as the triggerer runs them, against a local server.
 
-``python benchmarks/watch.py flora 1000`` or ``... dbt 1000``; with ``--memory`` only what a wait holds.
+``python -m benchmarks.watch flora 1000`` or ``... dbt 1000``; with ``--memory`` only what a wait holds, with
+``--techniques 200`` for runs of so many techniques.
 All triggers begin at once, as after a restart of the triggerer, unless ``--spread`` says over how many seconds.
 """
 
@@ -14,9 +15,10 @@ import statistics
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from itertools import cycle
 from typing import Any, Protocol
 
-from loopback import HERE, Emulator, Lateness, Server, report, start_runs
+from benchmarks.loopback import Emulator, Lateness, Server, report, start_runs
 
 INTERVAL = 5.0
 WARM_UP = 2 * INTERVAL
@@ -47,10 +49,11 @@ class System(Protocol):
 class Flora:
     """This provider."""
 
-    def __init__(self, count: int, spread: float) -> None:
+    def __init__(self, count: int, spread: float, techniques: int) -> None:
         self._starting = count / 250 + 2
         seconds = (WARM_UP + WINDOW + LATENESS_WINDOW + spread + self._starting) / 0.9
-        self.server: Emulator = Emulator(seconds, "--cost-lag", "0")
+        self.server: Emulator = Emulator(seconds, "--cost-lag", "0", techniques=techniques)
+        self._techniques = [f"tech_bench-{number}" for number in range(techniques)] or ["tech_editorial-still"]
 
     async def begin(self, count: int, *, endless: bool) -> None:
         """Start the runs."""
@@ -59,14 +62,15 @@ class Flora:
             order = {"count": count, "technique_id": "editorial-still", "status": "running", "spacing_ms": 1}
             self._run_ids = self.server.call("/_emulator/runs", order)["run_ids"]
         else:
-            self._run_ids = await start_runs(self.server, count)
+            self._run_ids = await start_runs(self.server, count, self._techniques)
 
     def triggers(self) -> list[Any]:
         """Make the triggers."""
         from airflow_provider_flora.triggers.flora import FloraTechniqueRunTrigger
 
         deadline = time.time() + 3600
-        return [FloraTechniqueRunTrigger("tech_editorial-still", run, deadline, INTERVAL) for run in self._run_ids]
+        named = zip(cycle(self._techniques), self._run_ids)  # as many as there are runs
+        return [FloraTechniqueRunTrigger(technique, run, deadline, INTERVAL) for technique, run in named]
 
     def books(self) -> tuple[int, int]:
         """Requests and connections so far."""
@@ -81,9 +85,9 @@ class Flora:
 class DbtCloud:
     """dbt Cloud's provider."""
 
-    def __init__(self, count: int, spread: float) -> None:
+    def __init__(self, count: int, spread: float, techniques: int) -> None:
         self._spread = spread
-        self.server = Server(str(HERE / "dbt_cloud_server.py"))
+        self.server = Server("benchmarks.dbt_cloud_server")
 
     async def begin(self, count: int, *, endless: bool) -> None:
         """Make the runs."""
@@ -127,7 +131,7 @@ class DbtCloud:
         return self._ends[event["run_id"]]
 
 
-SYSTEMS: dict[str, Callable[[int, float], System]] = {"flora": Flora, "dbt": DbtCloud}
+SYSTEMS: dict[str, Callable[[int, float, int], System]] = {"flora": Flora, "dbt": DbtCloud}
 
 
 async def first_event(trigger: Any, delay: float) -> Any:
@@ -183,7 +187,7 @@ async def measure(system: System, count: int, spread: float) -> dict[str, Any]:
 
 
 async def measure_memory(system: System, count: int) -> dict[str, Any]:
-    """Measure what a wait holds between two looks."""
+    """Measure the memory of a wait between two polls."""
     await system.begin(count, endless=True)
     warm = begin_waits(system, 0)[:1]  # what is loaded on first use is no wait's own
     await asyncio.sleep(1)
@@ -214,14 +218,23 @@ def main() -> None:
     parser.add_argument("waits", type=int)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--spread", type=float, default=0.0, help="seconds over which the waits begin")
+    parser.add_argument("--techniques", type=int, default=0, help="whose runs they are; default: one")
     options = parser.parse_args()
-    system = SYSTEMS[options.system](options.waits, options.spread)
+    system = SYSTEMS[options.system](options.waits, options.spread, options.techniques)
     with system.server:
         if options.memory:
             measured = asyncio.run(measure_memory(system, options.waits))
         else:
             measured = asyncio.run(measure(system, options.waits, options.spread))
-    report({"system": options.system, "waits": options.waits, "spread": options.spread, **measured})
+    report(
+        {
+            "system": options.system,
+            "waits": options.waits,
+            "spread": options.spread,
+            "techniques": options.techniques,
+            **measured,
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A real Airflow with the Flora emulator behind it and the example DAGs in it: `make airflow`.
+"""Starts a real Airflow with the Flora emulator and the example DAGs: `make airflow`.
 
-Runs until Ctrl-C, then ends all that it started. What was run is forgotten at the next start.
+Runs until Ctrl-C, then ends all processes that it started. The next start deletes all data.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from emulator_process import API_KEY, EmulatorProcess
-from local_airflow import PASSWORD, USER, LocalAirflow, LocalAirflowError, NotYetError
+from scripts.emulator_process import API_KEY, EmulatorProcess
+from scripts.local_airflow import PASSWORD, USER, LocalAirflow, LocalAirflowError, NotYetError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLACE = Path(os.environ.get("AIRFLOW_HOME") or REPOSITORY / ".airflow")
@@ -20,7 +20,7 @@ RUN_SECONDS = 15
 
 
 def main() -> int:
-    """Start, say where everything is, and wait."""
+    """Start everything, print the addresses, and wait."""
     home = PLACE / "with-emulator"
     shutil.rmtree(home, ignore_errors=True)
     try:
@@ -37,7 +37,7 @@ def main() -> int:
 def serve(home: Path, emulator: EmulatorProcess) -> None:
     """Run Airflow until Ctrl-C or until one of its processes dies."""
     connection = {"conn_type": "flora", "host": emulator.base_url, "password": API_KEY}
-    print("Starting Airflow; this takes about 15 seconds", flush=True)
+    print("Starting Airflow. This takes about 15 seconds", flush=True)
     airflow = LocalAirflow(
         home,
         REPOSITORY / "example_dags",
@@ -59,8 +59,8 @@ def serve(home: Path, emulator: EmulatorProcess) -> None:
   Ledger     {emulator.origin}/_emulator/ledger (runs, charges, requests)
   Logs       {home}
 
-Open the DAG flora_quickstart, press Trigger, and watch its task wait as deferred. Edit example_dags/ as you
-like: changes are seen within seconds. Ctrl-C ends it all.
+Open the DAG flora_quickstart, press Trigger, and watch its task wait as deferred. You can edit example_dags/:
+changes take effect within seconds. Ctrl-C stops everything.
 """,
             flush=True,
         )

@@ -2,8 +2,8 @@
 
 Without a key it runs against the emulator and costs nothing. From the environment:
 
-FLORA_API_KEY    use the real Flora with this key; says what the run costs, and asks
-FLORA_BASE_URL   where Flora is, if not at its usual address
+FLORA_API_KEY    use the real Flora with this key; shows the price of the run and asks before it starts
+FLORA_BASE_URL   Flora's address; default: the public one
 TECHNIQUE        id or slug of the technique; default: the cheapest that takes only text
 INPUTS           its inputs as JSON, {"input_id": "value"}
 YES              1: do not ask before a run that costs money
@@ -26,14 +26,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from emulator_process import API_KEY, EmulatorProcess
-from local_airflow import FINISHED, LocalAirflow, LocalAirflowError, NotYetError, tail
 
 from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.errors import FloraError
 from airflow_provider_flora.api.inputs import check_inputs
 from airflow_provider_flora.api.models import Technique
 from airflow_provider_flora.api.settings import DEFAULT_BASE_URL, ClientSettings
+from scripts.emulator_process import API_KEY, EmulatorProcess
+from scripts.local_airflow import FINISHED, LocalAirflow, LocalAirflowError, NotYetError, tail
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLACE = Path(os.environ.get("AIRFLOW_HOME") or REPOSITORY / ".airflow") / "demo"
@@ -41,16 +41,16 @@ DAG = "flora_quickstart"
 TASK = "run_technique"
 SAMPLE_TEXT = "A red sneaker on wet asphalt at night"
 EMULATED_RUN_SECONDS = 8
-MOST_TECHNIQUES_TO_LOOK_AT = 25
+MOST_TECHNIQUES_TO_FETCH = 25
 MOST_BYTES_TO_SAVE = 200 * 1024 * 1024
 
 
 class DemoError(Exception):
-    """The demonstration cannot go on; the message is for the person who started it."""
+    """An error that ends the demonstration. The user sees its message."""
 
 
 class DeclinedError(DemoError):
-    """The person does not want to pay."""
+    """The user's decision not to pay."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ class Flora:
 
 
 @dataclass
-class Told:
-    """What has been shown of a run, so that only news are printed."""
+class Reported:
+    """The reported state of a run, so that only changes are printed."""
 
     start: float
     last: dict[str, Any] = field(default_factory=dict)
 
-    def news(self, subject: str, value: Any, line: str) -> None:
+    def update(self, subject: str, value: Any, line: str) -> None:
         """Print a line if the subject has a new value."""
         if self.last.get(subject) != value:
             self.last[subject] = value
@@ -108,96 +108,100 @@ def flora(log: Path) -> Iterator[Flora]:
 
 
 def choose_technique(client: FloraClient, emulated: bool) -> Technique:
-    """The technique that was asked for, else the cheapest that takes nothing but text."""
+    """Return the technique of the environment, or the cheapest that takes only text."""
     if wanted := os.environ.get("TECHNIQUE") or ("editorial-still" if emulated else ""):
         return client.get_technique(wanted)
     by_price = sorted(
         (technique for technique in client.list_techniques() if technique.run_cost is not None),
         key=lambda technique: technique.run_cost or 0,
     )
-    for technique in by_price[:MOST_TECHNIQUES_TO_LOOK_AT]:
+    for technique in by_price[:MOST_TECHNIQUES_TO_FETCH]:
         whole = technique if technique.inputs else client.get_technique(technique.technique_id)
         required = [slot for slot in whole.inputs if not slot.optional]
         if required and all(slot.type == "text" for slot in required):
             return whole
-    raise DemoError("No cheap technique of this workspace takes only text. Name one: TECHNIQUE=... INPUTS='{...}'")
+    raise DemoError(
+        "None of this workspace's cheapest techniques takes only text. Choose one with TECHNIQUE=... INPUTS='{...}'"
+    )
 
 
 def choose_inputs(technique: Technique, settings: ClientSettings) -> dict[str, str]:
-    """The inputs that were given, else a sample text for each that is required; checked before anything starts."""
+    """Return the checked inputs of the environment, or a sample text for each required input."""
     inputs: dict[str, str] = {
         slot.id: SAMPLE_TEXT for slot in technique.inputs if not slot.optional and slot.type == "text"
     }
-    if given := os.environ.get("INPUTS"):
+    if text := os.environ.get("INPUTS"):
         try:
-            wanted = json.loads(given)
+            wanted = json.loads(text)
         except ValueError as error:
-            raise DemoError(f"INPUTS is not JSON: {error}") from None
+            raise DemoError(f"INPUTS is not valid JSON: {error}") from None
         if not isinstance(wanted, dict):
-            raise DemoError('INPUTS must be an object of values by input id: {"prompt": "..."}')
+            raise DemoError('INPUTS must be a JSON object such as {"prompt": "..."}')
         inputs = wanted
     check_inputs(inputs, technique, on_own_origin=settings.on_own_origin)
     return inputs
 
 
 def ask(technique: Technique) -> None:
-    """Make sure that the person wants to pay."""
+    """Ask the user whether to pay."""
     if os.environ.get("YES") == "1":
         return
     show()
     try:
         answer = input(
-            f"This run will cost {dollars(technique.run_cost)} and cannot be cancelled. One that fails, which in "
-            "general is not charged, is replaced by a new one, twice at most. Start it? [y/N] "
+            f"This run costs {dollars(technique.run_cost)} and cannot be cancelled. If it fails, Airflow starts a "
+            "new one, at most twice. Flora usually does not charge for failed runs. Start it? [y/N] "
         )
     except EOFError:
-        raise DemoError("Nobody is there to ask. YES=1 starts a paid run without asking.") from None
+        raise DemoError("There is no terminal to ask on. Set YES=1 to start a paid run without asking.") from None
     if answer.strip().lower() not in ("y", "yes"):
-        raise DeclinedError("Not started; nothing was paid.")
+        raise DeclinedError("Nothing was started or paid.")
 
 
 def watch(airflow: LocalAirflow, client: FloraClient, technique: Technique, run_id: str) -> str:
-    """Tell what happens until the DAG run has ended; gives its state."""
+    """Report progress until the DAG run has ended. Return its state."""
     every = 0.5 if client.settings.on_loopback else 3.0  # Flora recommends 2 to 5 s
-    told = Told(time.monotonic())
+    reported = Reported(time.monotonic())
     flora_run_id: str | None = None
-    reported = False
+    is_deferral_reported = False
 
-    def look() -> str | None:
-        nonlocal flora_run_id, reported
+    def poll() -> str | None:
+        nonlocal flora_run_id, is_deferral_reported
         flora_run_id = flora_run_id or airflow.xcom(DAG, run_id, TASK, "run_id")
         if flora_run_id:
-            told.news("run", flora_run_id, f"Flora has started {flora_run_id}; its id is in XCom")
-        if not reported and airflow.task_instance(DAG, run_id, TASK).state == "deferred":
-            reported = True
-            told.news("state", "deferred", "the task is deferred: the triggerer waits, no worker is held")
-        if flora_run_id and told.last.get("finished") is None:
-            tell_progress(told, client, technique, flora_run_id)
+            reported.update("run", flora_run_id, f"Flora has started {flora_run_id}, whose id is in XCom")
+        if not is_deferral_reported and airflow.task_instance(DAG, run_id, TASK).state == "deferred":
+            is_deferral_reported = True
+            reported.update(
+                "state", "deferred", "the task is deferred: the triggerer waits, and no worker is occupied"
+            )
+        if flora_run_id and reported.last.get("finished") is None:
+            report_progress(reported, client, technique, flora_run_id)
         state = airflow.dag_run_state(DAG, run_id)
         return state if state in FINISHED else None
 
     try:
-        state = airflow.wait_until(look, 3900, "the DAG run to end", every=every)
+        state = airflow.wait_until(poll, 3900, "the DAG run to end", every=every)
     except KeyboardInterrupt:
         if flora_run_id:
-            show(f"\n  Stopped here; {flora_run_id} goes on at Flora.")
+            show(f"\n  Stopped, but {flora_run_id} goes on at Flora.")
         raise
-    told.news("end", state, f"the task has resumed and handed the outputs over: {state}")
+    reported.update("end", state, f"the task has resumed and returned the outputs: {state}")
     return str(state)
 
 
-def tell_progress(told: Told, client: FloraClient, technique: Technique, run_id: str) -> None:
-    """Show status and percent, ten points at a time."""
+def report_progress(reported: Reported, client: FloraClient, technique: Technique, run_id: str) -> None:
+    """Print status and progress, ten points at a time."""
     with suppress(FloraError):
         run = client.get_technique_run(technique.technique_id, run_id)
         step = (run.status, int(run.progress // 10))
-        told.news("progress", step, f"{run.status:<10} {run.progress:3.0f} %")
+        reported.update("progress", step, f"{run.status:<10} {run.progress:3.0f} %")
         if run.finished:
-            told.last["finished"] = True
+            reported.last["finished"] = True
 
 
 def save(url: str, folder: Path, name: str) -> Path | None:
-    """Download an output; None if that is not possible. No key goes along."""
+    """Download an output, without the API key. Return None if that fails."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with requests.get(url, timeout=60, stream=True) as answer:
@@ -209,15 +213,15 @@ def save(url: str, folder: Path, name: str) -> Path | None:
                 for chunk in answer.iter_content(1 << 16):
                     file.write(chunk)
                     if file.tell() > MOST_BYTES_TO_SAVE:
-                        raise OSError("too large for a demonstration")
+                        raise OSError("the file is too large for the demonstration")
     except (requests.RequestException, OSError) as error:
-        show(f"    not saved: {error}")
+        show(f"    not downloaded: {error}")
         return None
     return path
 
 
 def show_outputs(result: Mapping[str, Any]) -> None:
-    """Print what is in XCom, and keep the files."""
+    """Print the outputs in XCom, and download their files."""
     show("\nOutputs, from XCom")
     for output in result["outputs"]:
         show(f"  {output['output_id']} ({output['type']})")
@@ -226,7 +230,7 @@ def show_outputs(result: Mapping[str, Any]) -> None:
         if output["type"] != "text":
             name = f"{result['run_id']}-{output['output_id']}"
             if path := save(output["url"], PLACE / "outputs", name):
-                show(f"    open it: {path}")
+                show(f"    downloaded to {path}")
 
 
 def failure(airflow: LocalAirflow, run_id: str) -> str:
@@ -236,13 +240,15 @@ def failure(airflow: LocalAirflow, run_id: str) -> str:
             log = airflow.task_log(DAG, run_id, instance.task_id, map_index=instance.map_index)
             shown = [line for line in log.splitlines() if line and not line.startswith("::")]
             return f"Its task {instance.task_id} failed. The end of its log:\n\n" + "\n".join(shown[-12:])
-    return "No task of it failed; see the scheduler's log:\n\n" + tail(airflow.home / "processes" / "scheduler.log")
+    return "None of its tasks failed. The end of the scheduler's log:\n\n" + tail(
+        airflow.home / "processes" / "scheduler.log"
+    )
 
 
 def run_dag(
     airflow: LocalAirflow, client: FloraClient, technique: Technique, inputs: Mapping[str, str]
 ) -> Mapping[str, Any]:
-    """Trigger the DAG, show how it goes, and give what it left in XCom."""
+    """Trigger the DAG, report its progress, and return its value in XCom."""
     started = time.monotonic()
     run_id = airflow.trigger(DAG, {"technique_id": technique.technique_id, "inputs": inputs})
     show(f"\nThe DAG {DAG} was triggered")
@@ -251,20 +257,20 @@ def run_dag(
         raise DemoError(f"The DAG run {run_id} failed. {failure(airflow, run_id)}")
     result = airflow.xcom(DAG, run_id, TASK)
     if not isinstance(result, dict) or not result.get("outputs"):
-        raise DemoError(f"The DAG run {run_id} succeeded, but left no outputs in XCom: {result!r}")
+        raise DemoError(f"The DAG run {run_id} succeeded, but its XCom has no outputs: {result!r}")
     show_outputs(result)
     show()
     show_facts(
         {
             "Cost": dollars(result["charged_cost"]),
-            "Time": f"{time.monotonic() - started:.0f} s from the trigger to here",
+            "Time": f"{time.monotonic() - started:.0f} s since the trigger",
         }
     )
     return result
 
 
 def demonstrate(home: Path) -> None:
-    """All of it, top to bottom."""
+    """Run the whole demonstration."""
     show("A Flora technique, run from an Airflow DAG\n")
     with flora(home / "emulator.log") as where, FloraClient(where.settings) as client:
         technique = choose_technique(client, where.emulated)
@@ -280,14 +286,14 @@ def demonstrate(home: Path) -> None:
         )
         if not where.emulated:
             ask(technique)
-        show("\nStarting Airflow; this takes about 15 seconds")
-        told = Told(time.monotonic())
+        show("\nStarting Airflow. This takes about 15 seconds")
+        reported = Reported(time.monotonic())
         airflow = LocalAirflow(
             home,
             REPOSITORY / "example_dags",
             env={"AIRFLOW_CONN_FLORA_DEFAULT": where.connection},
             database_cache=PLACE.parent / "empty-databases",
-            report=lambda step: told.news("step", step, step),
+            report=lambda step: reported.update("step", step, step),
         )
         with airflow:
             run_dag(airflow, client, technique, inputs)
@@ -295,11 +301,11 @@ def demonstrate(home: Path) -> None:
         show("\nNext: `make airflow` opens this DAG and the other examples in Airflow's own UI.")
         show("      FLORA_API_KEY=sk_live_... make demo runs a technique of your workspace.")
     else:
-        show("\nNext: copy example_dags/flora_quickstart.py into your DAG folder and make it yours.")
+        show("\nNext: copy example_dags/flora_quickstart.py into your DAG folder and adapt it.")
 
 
 def main() -> int:
-    """Give the exit code: 0 only if the outputs are in XCom."""
+    """Return the exit code: 0 only if the outputs are in XCom."""
     key = os.environ.get("FLORA_API_KEY", "")
     PLACE.mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="run-", dir=PLACE))

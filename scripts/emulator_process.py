@@ -1,4 +1,4 @@
-"""The Flora emulator as a child process, for the scripts that put it behind an Airflow."""
+"""The Flora emulator as a child process, for scripts that start it with Airflow."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import requests
-from local_airflow import LocalAirflowError, free_port, tail
 
 from airflow_provider_flora.emulator.server import API_KEY
+from scripts.local_airflow import LocalAirflowError, free_port, tail
 
 __all__ = ["API_KEY", "EmulatorProcess"]
 
@@ -18,8 +18,8 @@ __all__ = ["API_KEY", "EmulatorProcess"]
 class EmulatorProcess:
     """`python -m airflow_provider_flora.emulator` on a free port; a context manager.
 
-    :param log: the file for what it prints
-    :param run_seconds: how long a run takes
+    :param log: file for its output.
+    :param run_seconds: duration of a run in seconds.
     """
 
     def __init__(self, log: Path, *, run_seconds: float) -> None:
@@ -42,7 +42,7 @@ class EmulatorProcess:
                 start_new_session=True,  # Ctrl-C is for the script, which then ends this process
             )
         try:
-            self._wait_ready()
+            self._wait_until_ready()
         except BaseException:
             self._end()
             raise
@@ -51,7 +51,7 @@ class EmulatorProcess:
     def __exit__(self, *exc: object) -> None:
         self._end()
 
-    def _wait_ready(self, timeout: float = 20) -> None:
+    def _wait_until_ready(self, timeout: float = 20) -> None:
         ends = time.monotonic() + timeout
         with requests.Session() as session:
             session.trust_env = False

@@ -1,9 +1,8 @@
 """A real Airflow on this machine, for tests, demonstrations and development.
 
 `LocalAirflow` runs Airflow 3's components as separate processes, each of which can be killed and started
-alone, and talks to them through the REST API as any client would. `dags_test` runs one DAG with
-`airflow dags test` in the environment of another Python, and so under another Airflow.
-Nothing in here knows of Flora.
+alone, and talks to them through the REST API as any client would. `dags_test` runs DAGs on Airflow 2, in one
+process. Nothing in here knows of Flora.
 """
 
 from __future__ import annotations
@@ -19,11 +18,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -73,15 +71,15 @@ QUICK: Mapping[str, str] = {
 
 
 class LocalAirflowError(Exception):
-    """Airflow did not do what was asked of it; the message ends with the log that tells why."""
+    """A failure of Airflow. The message ends with the relevant log."""
 
 
 class NotYetError(Exception):
-    """A wait came to its end; the message says what was waited for and how things stood."""
+    """A wait that timed out. The message names the expected state and the last one."""
 
 
 def free_port() -> int:
-    """A port on the loopback address that nothing listens on now."""
+    """Return a free port of the loopback address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -89,14 +87,14 @@ def free_port() -> int:
 
 
 def tail(path: Path, lines: int = 40) -> str:
-    """The last lines of a log, or a note that there is none."""
+    """Return the last lines of a log, or a note that there is none."""
     if not path.exists():
         return f"({path.name} was not written)"
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
 def base_environment(home: Path, dags_folder: Path) -> dict[str, str]:
-    """This process's environment without its own Airflow settings, set to a home and a DAG folder."""
+    """Return this process's environment without its Airflow settings, for a home and a DAG folder."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     loopback = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"]))
     return {
@@ -116,7 +114,7 @@ def base_environment(home: Path, dags_folder: Path) -> dict[str, str]:
 def prepare_home(home: Path, python: Path, env: Mapping[str, str], cache: Path | None) -> None:
     """Make the home folder and an empty, migrated SQLite database in it.
 
-    Migrating takes seconds and gives the same file each time, so `cache` keeps one for each Airflow version.
+    A migration takes seconds and always makes the same file, so `cache` holds one file for each Airflow version.
     """
     home.mkdir(parents=True, exist_ok=True)
     # An absent airflow.cfg would be written by every component at once.
@@ -124,20 +122,21 @@ def prepare_home(home: Path, python: Path, env: Mapping[str, str], cache: Path |
     database = home / "airflow.db"
     if database.exists():
         return
-    kept = cache / f"airflow-{_airflow_version(python)}.db" if cache else None
-    if kept and kept.exists():
-        shutil.copyfile(kept, database)
+    cached = cache / f"airflow-{airflow_version(python)}.db" if cache else None
+    if cached and cached.exists():
+        shutil.copyfile(cached, database)
         return
     _migrate(home, python, env)
-    if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part = kept.with_suffix(f".{os.getpid()}")
+    if cached:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        part = cached.with_suffix(f".{os.getpid()}")
         with sqlite3.connect(database) as connection:
             connection.execute("VACUUM INTO ?", (str(part),))
-        part.replace(kept)
+        part.replace(cached)
 
 
-def _airflow_version(python: Path) -> str:
+def airflow_version(python: Path) -> str:
+    """Return the version of Airflow that an interpreter has installed."""
     ask = "from importlib.metadata import version; print(version('apache-airflow'))"
     answer = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, timeout=60, check=True)
     return answer.stdout.strip()
@@ -184,7 +183,7 @@ class Component:
 
 @dataclass(frozen=True)
 class TaskInstance:
-    """What the REST API says of one task instance. `raw` is all of it."""
+    """A task instance in the REST API. `raw` is the whole answer."""
 
     task_id: str
     map_index: int
@@ -205,9 +204,9 @@ class LocalAirflow:
     :param python: the interpreter that has Airflow installed
     :param triggerers: how many triggerers to run: `triggerer`, `triggerer-2` ...
     :param executor: `LocalExecutor` or `CeleryExecutor`, the latter with `celery_workers` and `broker_url`
-    :param database_cache: a folder to keep an empty migrated SQLite database in, for a faster start
+    :param database_cache: folder for an empty migrated SQLite database, for a faster start
     :param port: the API server's port; default: a free one
-    :param report: is told in a few words of each step of the start
+    :param report: receives a short text for each step of the start
 
     Use it as a context manager: all that it started ends with the block, on errors and SIGTERM too.
     """
@@ -267,7 +266,7 @@ class LocalAirflow:
         self._end_on_signals()
         try:
             self.prepare()
-            self._report("the database is there")
+            self._report("the database is ready")
             for name in self._names:
                 self.start(name, wait=False)
             self.wait_healthy()
@@ -292,9 +291,9 @@ class LocalAirflow:
         (self.home / "passwords.json").write_text(json.dumps({USER: PASSWORD}))
 
     def start(self, name: str, *, wait: bool = True, timeout: float = 90) -> None:
-        """Start one component that does not run, and wait until Airflow calls it healthy."""
+        """Start one component, and wait until Airflow reports it as healthy."""
         if name in self._components:
-            raise LocalAirflowError(f"{name} is running")
+            raise LocalAirflowError(f"{name} is already running")
         log = self.home / "processes" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
@@ -333,7 +332,7 @@ class LocalAirflow:
         self.wait_healthy()
 
     def stop(self, grace: float = 5) -> None:
-        """End what this object started: politely first, after `grace` seconds with SIGKILL."""
+        """End all processes of this object: with SIGTERM, and after `grace` seconds with SIGKILL."""
         for component in self._components.values():
             with suppress(ProcessLookupError):
                 component.process.terminate()
@@ -359,11 +358,11 @@ class LocalAirflow:
         return self._components[name].members()
 
     def process_log(self, name: str) -> str:
-        """What a component has printed since the home was made."""
+        """Return a component's output since the home was made."""
         return (self.home / "processes" / f"{name}.log").read_text(errors="replace")
 
     def tries_ended_by_mistake(self, run_id: str) -> int:
-        """How many tries of a DAG run the scheduler has ended because a trigger fired soon after the deferral.
+        """Return how many attempts of a DAG run the scheduler has ended by mistake, as a trigger fired early.
 
         It then takes the end of the process that deferred the task for the end of the one that resumes it:
         https://github.com/apache/airflow/issues/72716, in Airflow up to at least 3.3.2.
@@ -384,7 +383,7 @@ class LocalAirflow:
             health = self._session.get(f"{self.url}/api/v2/monitor/health", timeout=10).json()
             for name, start in list(since.items()):
                 if _reported(health[name], name, start):
-                    self._report(f"the {name.replace('_', ' ')} runs")
+                    self._report(f"the {name.replace('_', ' ')} is running")
                     del since[name]
             return not since
 
@@ -393,7 +392,7 @@ class LocalAirflow:
             self._report("the API server answers")
 
     def watch(self, every: float = 1) -> None:
-        """Stay until a component dies by itself, and raise with its log."""
+        """Wait until a component ends by itself, and raise an error with its log."""
         while True:
             self._raise_if_dead()
             time.sleep(every)
@@ -401,7 +400,7 @@ class LocalAirflow:
     def _raise_if_dead(self) -> None:
         for component in self._components.values():
             if (code := component.process.poll()) is not None:
-                raise LocalAirflowError(f"{component.name} ended with {code}:\n{tail(component.log)}")
+                raise LocalAirflowError(f"{component.name} ended with exit code {code}:\n{tail(component.log)}")
 
     def _end_on_signals(self) -> None:
         """A SIGTERM or SIGHUP would end this process and leave Airflow running."""
@@ -434,7 +433,7 @@ class LocalAirflow:
         return done.stdout
 
     def wait_until(self, probe: Callable[[], T], timeout: float, what: str, *, every: float = 0.3) -> T:
-        """Call `probe` until it gives something true. An API server that is away only costs time."""
+        """Call `probe` until it returns a true value. An API server that does not answer only costs time."""
         ends = time.monotonic() + timeout
         last: object = None
         while True:
@@ -449,7 +448,7 @@ class LocalAirflow:
                     raise
                 last = error
             if time.monotonic() > ends:
-                raise NotYetError(f"waited {timeout:.0f} s for {what}" + (f"; last: {last}" if last else ""))
+                raise NotYetError(f"waited {timeout:.0f} s for {what}" + (f"; last error: {last}" if last else ""))
             time.sleep(every)
 
     def wait_for_dag(self, dag_id: str, timeout: float = 60) -> None:
@@ -565,7 +564,7 @@ class LocalAirflow:
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, try_number: int | None = None, map_index: int = -1
     ) -> str:
-        """The log of a try as text, one event a line; default: of the last try."""
+        """Return the log of an attempt as text, one event a line. Default: the last attempt."""
         if try_number is None:
             try_number = self.task_instance(dag_id, run_id, task_id, map_index).try_number
         path = f"{_run_path(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
@@ -574,13 +573,12 @@ class LocalAirflow:
 
 
 @dataclass(frozen=True)
-class DagsTest:
-    """What `airflow dags test` printed, the run's state, and XComs by task, map index and key."""
+class TestedRun:
+    """A DAG run that was made without a scheduler: its state, and XComs by task, map index and key."""
 
-    returncode: int
-    output: str
-    state: str | None
-    task_states: Mapping[tuple[str, int], str | None]
+    dag_id: str
+    run_id: str
+    state: str
     xcoms: Mapping[tuple[str, int, str], Any]
 
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
@@ -589,71 +587,49 @@ class DagsTest:
 
 
 def dags_test(
-    dag_id: str,
+    runs: Sequence[tuple[str, Mapping[str, Any]]],
     dags_folder: Path,
+    home: Path,
     *,
-    python: str | Path = sys.executable,
-    conf: Mapping[str, Any] | None = None,
+    python: str | Path,
     env: Mapping[str, str] | None = None,
-    home: Path | None = None,
+    connections: Mapping[str, Mapping[str, Any]] | None = None,
     database_cache: Path | None = None,
-    timeout: float = 180,
-) -> DagsTest:
-    """Run a DAG with `airflow dags test`: tasks and triggers in one process, without a scheduler.
+    timeout: float = 300,
+) -> tuple[list[TestedRun], str]:
+    """Run DAGs on Airflow 2, one after the other: tasks and triggers in one process, without a scheduler.
 
-    `home` is kept; without it a temporary one is used. Works with Airflow 2.11 and 3.
+    :param runs: ids of DAGs, each with the conf of its run
+    :param python: the interpreter that has Airflow 2 installed
+    :param connections: what is in the database, by the connections' ids
+    :return: the runs in their order, and all that was printed
     """
-    with _home_or_temporary(home) as place:
-        python = Path(python)
-        environment = {**base_environment(place, dags_folder.absolute()), **(env or {})}
-        prepare_home(place, python, environment, database_cache)
-        command = [str(python), "-m", "airflow", "dags", "test", dag_id]
-        if conf is not None:
-            command += ["--conf", json.dumps(conf)]
-        done = subprocess.run(
-            command,
-            env=environment,
-            cwd=place,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-        )
-        with sqlite3.connect(place / "airflow.db") as database:
-            return DagsTest(done.returncode, done.stdout, *_read_last_run(database, dag_id))
-
-
-@contextmanager
-def _home_or_temporary(home: Path | None) -> Iterator[Path]:
-    if home:
-        yield home.absolute()
-    else:
-        with tempfile.TemporaryDirectory(prefix="airflow-") as temporary:
-            yield Path(temporary)
-
-
-def _read_last_run(
-    database: sqlite3.Connection, dag_id: str
-) -> tuple[str | None, dict[tuple[str, int], str | None], dict[tuple[str, int, str], Any]]:
-    run = database.execute(
-        "SELECT run_id, state FROM dag_run WHERE dag_id = ? ORDER BY id DESC LIMIT 1", (dag_id,)
-    ).fetchone()
-    if run is None:
-        return None, {}, {}
-    where = "WHERE dag_id = ? AND run_id = ?"
-    states = database.execute(f"SELECT task_id, map_index, state FROM task_instance {where}", (dag_id, run[0]))
-    xcoms = database.execute(f"SELECT task_id, map_index, key, value FROM xcom {where}", (dag_id, run[0]))
-    return (
-        run[1],
-        {(task_id, map_index): state for task_id, map_index, state in states},
-        {(task_id, map_index, key): _read_json(value) for task_id, map_index, key, value in xcoms},
+    environment = {**base_environment(home, dags_folder.absolute()), **(env or {})}
+    prepare_home(home, Path(python), environment, database_cache)
+    script = Path(__file__).with_name("several_dags.py")
+    done = subprocess.run(
+        [str(python), str(script), json.dumps(runs), json.dumps(connections or {})],
+        env=environment,
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
     )
+    with sqlite3.connect(home / "airflow.db") as database:
+        rows = database.execute("SELECT dag_id, run_id, state FROM dag_run ORDER BY id").fetchall()
+        tested = [TestedRun(*row, _read_xcoms(database, *row[:2])) for row in rows]
+    if done.returncode or len(tested) != len(runs):
+        raise LocalAirflowError(f"Running the DAGs failed:\n{done.stdout}")
+    return tested, done.stdout
 
 
-def _read_json(value: Any) -> Any:
-    # A JSON number in a column of type JSON comes out of SQLite as a number.
-    return json.loads(value) if isinstance(value, (str, bytes)) else value
+def _read_xcoms(database: sqlite3.Connection, dag_id: str, run_id: str) -> dict[tuple[str, int, str], Any]:
+    rows = database.execute(
+        "SELECT task_id, map_index, key, value FROM xcom WHERE dag_id = ? AND run_id = ?", (dag_id, run_id)
+    )
+    return {(task_id, map_index, key): json.loads(value) for task_id, map_index, key, value in rows}
 
 
 def _execute_on_server(database_url: str, statement: str) -> None:
