@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.unit import airflow_home  # noqa: F401
+from airflow_provider_flora.runs import starting
+from tests.unit import airflow_home  # noqa: F401  # before anything of Airflow
 from tests.unit.operators.fake_task import HAS_STATE_STORE, FakeStore, TaskLife
 
 
@@ -46,6 +47,7 @@ def operator(technique_id: str, folder: str) -> Any:
         poll_interval=0.05,
         deferrable=False,
         retries=2,
+        retry_delay=timedelta(0),
     )
 
 
@@ -55,6 +57,8 @@ def peak() -> int:
 
 def main() -> None:
     folder, store, technique_id, try_number = sys.argv[1:]
+    # Without a state store the second attempt waits for the first one's start to end: seconds here, minutes there.
+    starting.start_duration, starting.HISTORY_LAG = lambda _: 1.0, 0.1
     life = TaskLife(operator(technique_id, folder), store=FileStore(Path(store)) if HAS_STATE_STORE else None)
     life.try_number = int(try_number) - 1
     # All tries are of one DAG run, which began when the first did.
