@@ -154,14 +154,13 @@ def test_redirect_points_elsewhere(flora):
 
 @pytest.mark.parametrize(("when", "runs"), [("before", 0), ("after", 1)])
 def test_delay_comes_before_or_after_the_work_and_holds_nobody_else_up(flora, when, runs):
-    order(flora, kind="delay", seconds=0.5, when=when, operation="startTechniqueRun")
+    order(flora, kind="delay", seconds=2, when=when, operation="startTechniqueRun")
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(flora.start)
         time.sleep(0.2)
-        begun = time.perf_counter()
         assert requests.get(f"{flora.emulator.origin}/media/samples/none.png", timeout=5).status_code == 404
-        assert time.perf_counter() - begun < 0.15
         assert started(flora) == runs
+        assert not late.done()
         assert late.result().status_code == 200
     assert started(flora) == 1
 
@@ -175,12 +174,12 @@ def test_a_client_that_gave_up_does_not_undo_the_run(flora):
 
 
 def test_slow_list_slows_only_the_history(flora):
-    order(flora, kind="slow_list", seconds=0.3)
-    begun = time.perf_counter()
-    flora.get("/techniques")
-    assert time.perf_counter() - begun < 0.2
-    flora.get("/technique-runs")
-    assert time.perf_counter() - begun > 0.3
+    order(flora, kind="slow_list", seconds=2)
+    with ThreadPoolExecutor(1) as pool:
+        history = pool.submit(flora.get, "/technique-runs")
+        flora.get("/techniques")
+        assert not history.done()
+        assert history.result().status_code == 200
 
 
 def test_an_outage_takes_everything_down_for_a_while(flora):
@@ -295,24 +294,22 @@ def test_media_can_be_broken_too(flora):
 )
 @pytest.mark.parametrize("run", ["last", "first"])
 def test_a_proxy_may_answer_while_flora_is_still_at_work(flora, run, answer, status, content_type):
-    order(flora, kind="slow_start", seconds=0.3, answer=answer, run=run)
-    begun = time.perf_counter()
+    order(flora, kind="slow_start", seconds=1, answer=answer, run=run)
     response = flora.start(mode="stream")
-    assert time.perf_counter() - begun < 0.2
     assert (response.status_code, response.headers["content-type"]) == (status, f"{content_type}; charset=utf-8")
     with pytest.raises(requests.JSONDecodeError):
         response.json()
     assert started(flora) == len(flora.history()) == (run == "first")
-    time.sleep(0.35)
+    time.sleep(1.05)
     assert started(flora) == len(flora.history()) == 1
 
 
 def test_a_connection_may_be_reset_while_flora_is_still_at_work(flora):
-    order(flora, kind="slow_start", seconds=0.3, answer="reset")
+    order(flora, kind="slow_start", seconds=1, answer="reset")
     with pytest.raises(requests.ConnectionError, match="reset"):
         flora.start()
     assert started(flora) == 0
-    time.sleep(0.35)
+    time.sleep(1.05)
     assert started(flora) == 1
     assert flora.emulator.ledger()["responses"] == {"reset": 1}
 

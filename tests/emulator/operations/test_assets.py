@@ -484,17 +484,16 @@ def test_an_interrupted_upload_leaves_nothing(flora):
 def test_a_large_upload_streams_to_disk_and_holds_nobody_up(flora):
     reservation = reserved(flora, file_name="film.mp4")
     piece, count = bytes(range(256)) * 4096, 64
-    slowest, sent = 0.0, hashlib.sha256(piece * count).hexdigest()
+    answers, sent = 0, hashlib.sha256(piece * count).hexdigest()
     with ThreadPoolExecutor(1) as pool:
         upload = pool.submit(
             requests.put, reservation["upload_url"], data=(piece for _ in range(count)), timeout=30
         )
         while not upload.done():
-            begun = time.perf_counter()
             flora.get("/techniques/product-relight")
-            slowest = max(slowest, time.perf_counter() - begun)
+            answers += 1
         assert upload.result().status_code == 204
-    assert slowest < 0.25
+    assert answers > 5  # held up, it would be one or two
     (entry,) = in_the_ledger(flora)
     assert (entry["bytes"], entry["sha256"]) == (count * MB, sent)
 

@@ -183,9 +183,8 @@ def test_the_api_answers_while_a_video_is_made(flora):
 
     video = threading.Thread(target=fetch, args=(flora, sample(flora, "clip.mp4")))
     video.start()
-    slowest = 0.0
+    answers = 0
     while video.is_alive():
-        begun = time.perf_counter()
         flora.get("/techniques/product-relight")
-        slowest = max(slowest, time.perf_counter() - begun)
-    assert slowest < 0.25
+        answers += 1
+    assert answers > 5  # held up, it would be one or two

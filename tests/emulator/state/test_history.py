@@ -211,17 +211,6 @@ def test_seeded_runs_keep_their_status_and_cost_nothing(flora):
     assert (ledger["runs"], ledger["started_runs"], ledger["charged_total"]) == ([], 0, 0)
 
 
-def test_a_page_among_thirty_thousand_runs_is_quick():
-    history = History(Clock(), run_seconds=60, list_lag=0, seed=0)
-    technique = Catalogue().find("editorial-still")
-    history.seed(technique, count=30_000, status="completed", spacing=10)
-    history.page(None, None, None, 100)
-    begun = time.perf_counter()
-    for _ in range(100):
-        assert len(history.page(None, None, None, 100)[0]) == 100
-    assert time.perf_counter() - begun < 0.5
-
-
 SLUGS = ("editorial-still", "tagline-writer")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -255,11 +254,8 @@ def test_a_code_of_tomorrow_may_itself_tell_of_a_refusal(code: str) -> None:
     assert remedy_for_run(code, None) is Remedy.CHANGE_INPUT
 
 
-def test_a_huge_message_is_judged_by_its_beginning_and_at_once() -> None:
-    began = time.monotonic()
-
+def test_a_huge_message_is_judged_by_its_beginning() -> None:
     assert remedy_for_run(None, "flagged violat connect refused I " * 1_000_000) is Remedy.RETRY_NOW
-    assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize("code", CODES[Remedy.GIVE_UP].split())

@@ -78,7 +78,6 @@ async def test_a_slug_is_looked_up_once(flora: Flora) -> None:
         await waits.all_seen(20)
         await until(lambda: flora.requests_since()[LISTS] >= 4)
         assert flora.requests_since()[TECHNIQUES] == 1
-        assert flora.requests_since()[POLLS] == 0
 
 
 async def test_a_slug_and_an_id_of_one_technique_share_a_walk(flora: Flora) -> None:

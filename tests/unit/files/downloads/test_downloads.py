@@ -468,13 +468,13 @@ def test_a_server_that_falls_silent_is_given_up_after_the_time_out(media: MediaS
     def stalls(request: BaseHTTPRequestHandler) -> None:
         sends(cut="100")(request)
         request.wfile.flush()
-        silent.wait(5)
+        silent.wait(60)
 
     media.answers = [stalls, sends()]
     began = time.monotonic()
     fetch(media, tmp_path, timeout=0.3)
-    assert time.monotonic() - began < 4
     silent.set()
+    assert time.monotonic() - began < 30  # of the 60 that the server is silent
 
 
 def test_a_file_that_only_drips_is_given_up_in_the_end(
@@ -489,10 +489,8 @@ def test_a_file_that_only_drips_is_given_up_in_the_end(
             time.sleep(0.05)
 
     media.answers = [drips]
-    began = time.monotonic()
     with pytest.raises(FloraDownloadError, match="timed out"):
         fetch(media, tmp_path)
-    assert time.monotonic() - began < 4
     assert names(tmp_path) == []
 
 
@@ -567,7 +565,7 @@ def test_the_end_of_the_task_ends_the_downloads(
     def endless(request: BaseHTTPRequestHandler) -> None:
         sends(PICTURE, length=str(10**9), cut="0")(request)
         begun.set()
-        for _ in range(600):
+        for _ in range(6000):
             request.wfile.write(PICTURE)
             time.sleep(0.01)
 
@@ -580,7 +578,7 @@ def test_the_end_of_the_task_ends_the_downloads(
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         fetch(media, tmp_path)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30  # of the 60 that the server goes on
     assert names(tmp_path) == []
 
 
