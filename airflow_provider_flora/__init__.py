@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_flora.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from airflow_provider_flora.api.aio import AsyncFloraClient as AsyncFloraClient
     from airflow_provider_flora.api.client import FloraClient as FloraClient
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.errors import FloraWaitError as FloraWaitError
     from airflow_provider_flora.api.remedies import Remedy as Remedy
     from airflow_provider_flora.api.settings import ClientSettings as ClientSettings
-
-__version__ = "0.1.0"
 
 _PLACES = {"FloraClient": "client", "AsyncFloraClient": "aio", "ClientSettings": "settings"}
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from airflow_provider_flora import __version__
 from airflow_provider_flora.api.lenient import storable
 from airflow_provider_flora.api.multipart import Form
+from airflow_provider_flora.version import USER_AGENT
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.settings import ClientSettings
@@ -61,7 +61,7 @@ class Request:
         headers = {
             "Authorization": f"Bearer {settings.api_key}",
             "Accept": "application/json",
-            "User-Agent": f"airflow-provider-flora/{__version__}",
+            "User-Agent": USER_AGENT,
         }
         if self.file is not None:
             headers["Content-Type"] = self._form(self.file).header

@@ -183,6 +183,7 @@ def exported() -> set[str]:
     return {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names} - {
         "annotations",
         "import_module",
+        "__version__",
         "TYPE_CHECKING",
         "Any",
     }

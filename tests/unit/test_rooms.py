@@ -17,13 +17,14 @@ NAME = "airflow_provider_flora"
 
 # Each room, and those that it may import from. A file at the top is a room of its own.
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"api"},
+    "__init__": {"api", "version"},
+    "version": set(),
     "airflow_compat": set(),
-    "api": {"__init__"},
-    "emulator": {"__init__"},
+    "api": {"version"},
+    "emulator": set(),
     "get_provider_info": {"__init__"},
     "task": {"airflow_compat", "api"},
-    "files": {"airflow_compat", "api", "task", "__init__"},
+    "files": {"airflow_compat", "api", "task", "version"},
     "runs": {"airflow_compat", "api", "task"},
     "hooks": {"airflow_compat", "api", "files", "get_provider_info", "task"},
     "links": {"airflow_compat", "api"},
@@ -31,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sensors": {"airflow_compat", "api", "hooks", "runs", "task", "triggers"},
     "operators": {"airflow_compat", "api", "files", "hooks", "links", "runs", "task", "triggers"},
 }
-WITHOUT_AIRFLOW = ("api", "emulator", "__init__")
+WITHOUT_AIRFLOW = ("api", "emulator", "__init__", "version")
 
 
 def room_of(parts: tuple[str, ...]) -> str:

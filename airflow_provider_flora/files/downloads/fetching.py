@@ -17,11 +17,11 @@ from urllib.parse import urljoin
 import requests
 import urllib3
 
-from airflow_provider_flora import __version__
 from airflow_provider_flora.api import answers, exchange
 from airflow_provider_flora.api.errors import FloraAPIError, FloraDownloadError
 from airflow_provider_flora.api.session import BareSession
 from airflow_provider_flora.api.settings import is_loopback, origin_of
+from airflow_provider_flora.version import USER_AGENT
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.settings import ClientSettings
@@ -123,7 +123,7 @@ class MediaClient:
         headers = {
             "Accept": "*/*",
             "Accept-Encoding": "identity",
-            "User-Agent": f"airflow-provider-flora/{__version__}",
+            "User-Agent": USER_AGENT,
         }
         try:
             return session.send_bare("GET", url, self._settings, headers=headers)
