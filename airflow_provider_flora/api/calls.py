@@ -11,12 +11,12 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from airflow_provider_flora.api import answers, operations
-from airflow_provider_flora.api.errors import FloraAnswerSizeError, FloraError
+from airflow_provider_flora.api import answers, operations, retries
+from airflow_provider_flora.api.errors import FloraAnswerSizeError, FloraAPIError, FloraError
 from airflow_provider_flora.api.exchange import Request, Response
 from airflow_provider_flora.api.inputs import Inputs, run_inputs, types_are_known
-from airflow_provider_flora.api.models import Run, Technique
-from airflow_provider_flora.api.waiting import RunWait, WaitListener, as_flora_error
+from airflow_provider_flora.api.models import FloraAsset, Run, Technique
+from airflow_provider_flora.api.waiting import NOT_FOUND_GRACE, RunWait, WaitListener, as_flora_error
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.pages import Pages
@@ -100,16 +100,49 @@ def wait_for_technique_run(
         clock=time.monotonic,
         listener=listener,
     )
-    request = operations.get_technique_run(technique_id, run_id)
+    return (yield from poll_technique_run(wait))
+
+
+def poll_technique_run(wait: RunWait, while_hidden: Callable[[FloraError], None] | None = None) -> Call[Run]:
+    """Poll a run until its wait is over.
+
+    :param while_hidden: receives each error that is polled after. If given, any answer ends the wait.
+    """
+    request = operations.get_technique_run(wait.technique_id, wait.run_id)
     while True:
         outcome: Run | FloraError
         try:
             outcome = yield Ask(request, answers.read_run, once=True)
         except Exception as error:
             outcome = as_flora_error(error)
+        if while_hidden is not None and not isinstance(outcome, FloraError):
+            return outcome
         pause = wait.after(outcome)
         if pause is None:
             return wait.run
+        if while_hidden is not None and isinstance(outcome, FloraError):
+            while_hidden(outcome)
+        yield Pause(pause)
+
+
+def wait_for_asset(asset_id: str, poll_interval: float, timeout: float) -> Call[FloraAsset | None]:
+    """Poll a Flora asset until it is ready or has failed. Return ``None`` after the timeout."""
+    request = operations.get_asset(asset_id)
+    began, errors = time.monotonic(), 0
+    while True:
+        waited, pause = time.monotonic() - began, poll_interval
+        try:
+            asset: FloraAsset = yield Ask(request, answers.read_asset, once=True)
+            if asset.failed or (asset.ready and asset.url):
+                return asset
+        except FloraError as error:
+            errors += 1
+            just_made = isinstance(error, FloraAPIError) and error.status == 404
+            if not error.transient and not (just_made and waited < NOT_FOUND_GRACE):
+                raise
+            pause = max(getattr(error, "retry_after", None) or 0, retries.backoff(poll_interval, errors))
+        if waited + pause > timeout:
+            return None
         yield Pause(pause)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,11 @@ def pause_before_retry(
 def backoff(first: float, attempt: int) -> float:
     """Return an exponential pause in seconds, with jitter, of at most :data:`MAX_BACKOFF`."""
     return min(MAX_BACKOFF, first * 2.0 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.0)
+
+
+def log_retries(warn: Callable[..., object], *words: object) -> Callable[[tenacity.RetryCallState], Any]:
+    """Return a ``before_sleep`` of tenacity that logs words and the error."""
+    return lambda state: warn(*words, state.outcome.exception() if state.outcome else None)
 
 
 def retry_arguments(request: Request, settings: ClientSettings) -> dict[str, Any]:

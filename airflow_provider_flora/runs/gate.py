@@ -82,6 +82,7 @@ class Gate:
 
         :raises FloraInternalError: a programming error prevents it.
         """
+        # Not tenacity, which would be longer: each failure is told to all waits, whose deadlines end this loop.
         while self._client is None:
             try:
                 await self._read_connection()
@@ -113,7 +114,7 @@ class Gate:
         :param spaced: delay the next request by the normal spacing, too.
         :raises FloraError: the request failed.
         """
-        while True:
+        while True:  # not a retry alone: each request takes its turn again, and all share the pauses
             async with self._slots:
                 await self._take_turn(spaced)
                 await self._refresh_if_old()

@@ -492,26 +492,18 @@ class Starter:
         record = self._record
         technique_id, run_id = record.history_id or record.technique_id or self._technique_id, str(record.run_id)
         wait = RunWait(technique_id, run_id, poll_interval=POLL_INTERVAL, timeout=POLL_FOR, clock=time.monotonic)
-        request = operations.get_technique_run(technique_id, run_id)
-        is_reported = False
-        while True:
-            try:
-                self._run = self._client.ask(request, answers.read_run)
-                return
-            except FloraError as error:
-                failure = error
-            try:
-                pause = wait.after(failure)
-            except FloraAPIError as error:
-                if error.status != 404:
-                    raise
-                with self._records.protect_paid_run():
-                    self._run = self._find_in_history(run_id) or Gone()
-                return
-            if not is_reported:
-                self._log.warning("%s of an earlier attempt cannot be read now, polling again: %s", run_id, failure)
-            is_reported = True
-            time.sleep(pause or 0.0)
+
+        def log_first(error: FloraError) -> None:
+            if wait.trouble is not None and wait.trouble.errors == 1:
+                self._log.warning("%s of an earlier attempt cannot be read now, polling again: %s", run_id, error)
+
+        try:
+            self._run = self._client.drive(calls.poll_technique_run(wait, log_first))
+        except FloraAPIError as error:
+            if error.status != 404:
+                raise
+            with self._records.protect_paid_run():
+                self._run = self._find_in_history(run_id) or Gone()
 
     def _find_in_history(self, run_id: str) -> Run | None:
         """Return a run from the history, which may still show runs of a deleted technique."""

@@ -25,6 +25,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import tenacity
+
 from airflow_provider_flora.api import answers, operations, retries
 from airflow_provider_flora.api.error_dicts import copy_error
 from airflow_provider_flora.api.errors import (
@@ -476,8 +478,17 @@ class Watcher:
         return operations.list_technique_runs(history_id, None, None, None, self._page_size)
 
     async def _read_page(self, pages: Pages[Run]) -> Sequence[Run]:
-        """Read the next page. Reduce the page size if texts make pages too large."""
-        attempts = 1
+        """Read the next page. Retry after an error that may pass soon."""
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(_may_pass_soon),
+            stop=tenacity.stop_after_attempt(PAGE_ATTEMPTS),
+            wait=lambda state: retries.backoff(retries.FIRST_BACKOFF, state.attempt_number),
+            reraise=True,
+        )
+        return await retrying(self._ask_for_page, pages)
+
+    async def _ask_for_page(self, pages: Pages[Run]) -> Sequence[Run]:
+        """Reduce the page size if texts make pages too large."""
         while True:
             pages.resize(self._page_size)
             assert pages.request is not None  # noqa: S101
@@ -486,11 +497,6 @@ class Watcher:
             except FloraAnswerSizeError as error:
                 pages.halve(error)
                 self._page_size = pages.page_size
-            except FloraError as error:
-                if attempts == PAGE_ATTEMPTS or not _may_pass(error) or error.status == HTTPStatus.UNAUTHORIZED:
-                    raise
-                await asyncio.sleep(retries.backoff(retries.FIRST_BACKOFF, attempts))
-                attempts += 1
 
     def _reader(self, pages: Pages[Run]) -> Callable[[Response], Sequence[Run]]:
         def read(response: Response) -> Sequence[Run]:
@@ -541,6 +547,10 @@ def _may_pass(error: FloraError) -> bool:
     """Whether an error of reading a history may pass, and does not show that the history is broken."""
     foreign = isinstance(error, FloraAPIError) and not error.is_floras_own
     return error.transient or foreign or error.status == HTTPStatus.UNAUTHORIZED
+
+
+def _may_pass_soon(error: BaseException) -> bool:
+    return isinstance(error, FloraError) and _may_pass(error) and error.status != HTTPStatus.UNAUTHORIZED
 
 
 _watchers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Watcher]] = WeakKeyDictionary()

@@ -21,6 +21,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import tenacity
+
 from airflow_provider_flora.api import exchange, retries
 from airflow_provider_flora.api.errors import FloraDownloadError, FloraError, FloraParameterError, FloraStorageError
 from airflow_provider_flora.api.lenient import storable
@@ -244,21 +246,19 @@ class _OutputWriter:
             )
         if item.output.type == "text":
             return self._store_text(item, url)
-        ends = time.monotonic() + MAX_SECONDS
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return self._download(item, url, ends)
-            except FloraDownloadError as error:
-                pause = retries.pause_before_retry(error, attempt, _GET, self._settings)
-                in_time = time.monotonic() + pause < ends
-                last = attempt > self._settings.max_retries or not in_time or not retries.is_worth_retrying(error)
-                if last or self._stop.is_set():
-                    raise self._download_error(item, error, attempt) from error
-                self._log.warning("Retrying the download of %s of %s: %s", item.key, self._run_id, error)
-            if self._stop.wait(pause):
-                raise _Stopped
+        arguments = retries.retry_arguments(_GET, self._settings)
+        arguments["stop"] |= tenacity.stop_before_delay(MAX_SECONDS) | tenacity.stop_when_event_set(self._stop)
+        retrying = tenacity.Retrying(
+            **arguments,
+            sleep=tenacity.sleep_using_event(self._stop),
+            before_sleep=retries.log_retries(
+                self._log.warning, "Retrying the download of %s of %s: %s", item.key, self._run_id
+            ),
+        )
+        try:
+            return retrying(self._download, item, url, time.monotonic() + MAX_SECONDS)
+        except FloraDownloadError as error:
+            raise self._download_error(item, error, retrying.statistics["attempt_number"]) from error
 
     def _store_text(self, item: _Output, text: str) -> tuple[OutputFile, str | None]:
         media_type, ext = TEXT
@@ -274,6 +274,8 @@ class _OutputWriter:
         return self._check_stored(name, file)
 
     def _download(self, item: _Output, url: str, ends: float) -> tuple[OutputFile, str | None]:
+        if self._stop.is_set():
+            raise _Stopped
         with self._media.get(url) as answer:
             try:
                 media_type, ext = type_of(item.output.type, answer.content_type, url)

@@ -26,15 +26,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_flora.api import answers, operations, retries
+import tenacity
+
+from airflow_provider_flora.api import calls, retries
 from airflow_provider_flora.api.errors import (
     FloraAPIError,
-    FloraError,
     FloraFileError,
     FloraParameterError,
     FloraUploadError,
@@ -51,7 +51,6 @@ from airflow_provider_flora.api.file_types import (
 )
 from airflow_provider_flora.api.inputs import names_a_file
 from airflow_provider_flora.api.operations import SIGNED_UPLOAD
-from airflow_provider_flora.api.waiting import NOT_FOUND_GRACE
 from airflow_provider_flora.files.uploads.sending import send
 from airflow_provider_flora.files.uploads.source import SourceFile
 
@@ -97,23 +96,13 @@ class Uploader:
     :param record: record of earlier uploads.
     :param log: the task's log.
     :param seed: text that is unique to this execution, for idempotency keys. Without it, each upload has a new key.
-    :param sleep: sleeps for a number of seconds.
     """
 
-    def __init__(
-        self,
-        client: FloraClient,
-        record: UploadRecord,
-        log: Log,
-        *,
-        seed: str | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, client: FloraClient, record: UploadRecord, log: Log, *, seed: str | None = None) -> None:
         self._client = client
         self._record = record
         self._log = log
         self._seed = seed
-        self._sleep = sleep
 
     def upload_or_import(
         self, file: str, place: Place, conn_id: str | None = None, *, since: str = ""
@@ -205,24 +194,28 @@ class Uploader:
 
         :param reservation: reservation for the first attempt; ``None`` to make one with a new key.
         """
-        place, settings = upload.place, self._client.settings
-        resends, renewals = settings.max_retries, RENEWALS
+        place, settings, renewals = upload.place, self._client.settings, RENEWALS
+        again = "Uploading %s again: %s"
+        resends = iter([False] * settings.max_retries)  # of all reservations together
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda e: isinstance(e, FloraUploadError) and e.transient),
+            stop=lambda _: next(resends, True),
+            wait=lambda state: retries.backoff(retries.FIRST_BACKOFF, state.attempt_number),
+            before_sleep=retries.log_retries(self._log.warning, again, upload.file.location),
+            reraise=True,
+        )
         while True:
             reservation = reservation or self._create(upload.file.location, SIGNED_UPLOAD, place, None)
             try:
-                send(reservation, upload.file, str(place.file_name), str(place.content_type), settings)
+                retrying(send, reservation, upload.file, str(place.file_name), str(place.content_type), settings)
                 self._record_upload(upload, reservation)
                 return self._complete(reservation.asset_id)
             except FloraUploadError as error:
-                if error.transient and resends > 0:
-                    self._sleep(retries.backoff(retries.FIRST_BACKOFF, settings.max_retries - resends + 1))
-                    resends -= 1
-                elif error.spent and renewals > 0:
-                    renewals -= 1
-                    reservation = self._reserve_again(reservation.asset_id)
-                else:
+                if not error.spent or not renewals:
                     raise
-                self._log.warning("Uploading %s again: %s", upload.file.location, error)
+                renewals -= 1
+                reservation = self._reserve_again(reservation.asset_id)
+                self._log.warning(again, upload.file.location, error)
 
     def _resume(self, asset_id: str, upload: _Upload) -> FloraAsset | None:
         """Complete the asset of an earlier attempt, as in the table at the top of this file."""
@@ -293,30 +286,15 @@ class Uploader:
 
         :raises FloraUploadError: the asset failed, or is not ready in time.
         """
-        request = operations.get_asset(asset_id)
-        began, errors = time.monotonic(), 0
-        while True:
-            waited = time.monotonic() - began
-            pause = POLL_INTERVAL
-            try:
-                asset = self._client.ask(request, answers.read_asset)
-            except FloraError as error:
-                errors += 1
-                just_made = isinstance(error, FloraAPIError) and error.status == 404
-                if not error.transient and not (just_made and waited < NOT_FOUND_GRACE):
-                    raise
-                pause = max(getattr(error, "retry_after", None) or 0, retries.backoff(POLL_INTERVAL, errors))
-            else:
-                if asset.ready and asset.url:
-                    return asset
-                if asset.failed:
-                    raise self._asset_error(asset)
-            if waited + pause > READY_WITHIN:
-                raise FloraUploadError(
-                    f"{asset_id} was uploaded, but Flora has not processed it after {READY_WITHIN:g} s. A retry "
-                    "waits for it again."
-                )
-            self._sleep(pause)
+        asset = self._client.drive(calls.wait_for_asset(asset_id, POLL_INTERVAL, READY_WITHIN))
+        if asset is None:
+            raise FloraUploadError(
+                f"{asset_id} was uploaded, but Flora has not processed it after {READY_WITHIN:g} s. A retry "
+                "waits for it again."
+            )
+        if asset.failed:
+            raise self._asset_error(asset)
+        return asset
 
     def _asset_error(self, asset: FloraAsset) -> FloraUploadError:
         why = asset.failure_message or "Flora named no reason"

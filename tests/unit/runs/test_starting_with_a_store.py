@@ -289,10 +289,13 @@ def test_a_clear_of_a_task_whose_run_is_gone_starts_anew(task: Life, monkeypatch
     assert posts_to(task.flora) == 2
 
 
-def test_a_run_that_is_missing_for_a_moment_after_its_start_is_looked_for_again(task: Life) -> None:
+def test_a_run_that_is_missing_for_a_moment_after_its_start_is_looked_for_again(
+    task: Life, caplog: pytest.LogCaptureFixture
+) -> None:
     run = task.start()
     task.flora.order_fault(kind="status", status=404, operation="getTechniqueRun", times=2)
     assert task.start().run_id == run.run_id
+    assert caplog.text.count(f"{run.run_id} of an earlier attempt cannot be read now, polling again") == 1
     assert posts_to(task.flora) == 1
 
 

@@ -429,6 +429,14 @@ def test_an_expired_upload_gets_a_new_reservation(flora: Emulator, large: Path) 
     assert [upload["status"] for upload in flora.ledger()["uploads"]] == [403, 204]
 
 
+def test_all_reservations_of_a_file_share_its_retries(flora: Emulator, large: Path) -> None:
+    for status, times in ((503, 2), (403, 1), (503, None)):
+        flora.order_fault("status", operation="uploadBytes", status=status, times=times)
+    with pytest.raises(FloraUploadError, match="503"):
+        upload_of(large).run()
+    assert [upload["status"] for upload in flora.ledger()["uploads"]] == [503, 503, 403, 503]
+
+
 def test_an_upload_that_goes_on_failing_ends(flora: Emulator, large: Path) -> None:
     flora.order_fault("fail_asset", failure_message="the disk is full", times=None)
     with pytest.raises(FloraUploadError, match=r"poster\.png.*the disk is full"):
