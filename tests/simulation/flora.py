@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic_core import to_json
 
 from .virtual_time import BEGIN, EPOCH, Process
 
@@ -263,7 +265,8 @@ class Flora:
         if trouble is not None and not trouble.startswith("late "):
             world.tell("POST {}: {}", lambda: _shown(body), trouble)
             return self._trouble(trouble, timeout, lambda: self._error(500, "unknown_error", "?"))
-        early = self._refusal(sender, technique_id, api_key, body)
+        request = json.loads(body)
+        early = self._refusal(sender, technique_id, api_key, body, request.get("idempotency_key"))
         if early is not None:
             world.tell("POST {}: {} {}", lambda: _shown(body), early.status, lambda: _code(early))
             return TRIP, lambda: early
@@ -272,7 +275,9 @@ class Flora:
         made: list[FloraRun] = []
         sent = self.hub.now
         self.hub.at(
-            sent + takes, self._finish_start, sender, technique_id, body, sent, trouble, box, made, self.hub.process
+            sent + takes,
+            partial(self._finish_start, sender, technique_id, body, request, sent, trouble, box, made),
+            self.hub.process,
         )
         seen_after, seen = takes, None
         if trouble in ("late reset", "late 502", "late 504", "late 408", "late html", "late cut"):
@@ -299,13 +304,12 @@ class Flora:
 
         return seen_after + TRIP, outcome
 
-    def _refusal(self, sender: Any, technique_id: str, api_key: str, body: bytes) -> Answer | None:
+    def _refusal(self, sender: Any, technique_id: str, api_key: str, body: bytes, key: str | None) -> Answer | None:
         """Return what Flora answers at once, if it does."""
         if api_key not in self.api_keys:
             return self._error(401, "invalid_api_key", "The API key is not valid.")
         if self._technique(technique_id) is None:
             return self._error(404, "not_found", "There is no such technique.")
-        key = json.loads(body).get("idempotency_key")
         used = self.keys.get(key) if key else None
         if used is None or used.until <= self.hub.now:
             return None
@@ -323,6 +327,7 @@ class Flora:
         sender: Any,
         technique_id: str,
         body: bytes,
+        request: dict[str, Any],
         sent: float,
         trouble: str | None,
         box: list[Answer],
@@ -334,7 +339,6 @@ class Flora:
         if trouble == "late 500" or technique is None:  # Flora's own: the key is released
             box.append(self._error(500, "unknown_error", "Something went wrong."))
             return
-        request = json.loads(body)
         run = self.make_run(technique, json.dumps(request["inputs"], sort_keys=True))
         run.owner, run.sent, run.key = sender, sent, request.get("idempotency_key")
         if self.tape.below(4) == 3:
@@ -440,11 +444,11 @@ class Flora:
         return shown
 
     def _answer(self, status: int, body: dict[str, Any]) -> Answer:
-        return Answer(status, self._headers("application/json"), json.dumps(body).encode())
+        return Answer(status, self._headers("application/json"), _encoded(body))
 
     def _error(self, status: int, code: str, message: str, more_headers: Mapping[str, str] | None = None) -> Answer:
         headers = {**self._headers("application/json"), **(more_headers or {})}
-        return Answer(status, headers, json.dumps({"error": {"code": code, "message": message}}).encode())
+        return Answer(status, headers, _encoded({"error": {"code": code, "message": message}}))
 
     def _headers(self, content_type: str) -> dict[str, str]:
         return {
@@ -452,6 +456,13 @@ class Flora:
             "date": _date(int(_unix(self.hub.now))),
             "request-id": f"req_{self.requests}",
         }
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        return to_json(body)
+    except ValueError:  # half a character, which only Python's own encoder sends
+        return json.dumps(body).encode()
 
 
 def _unix(moment: float) -> float:

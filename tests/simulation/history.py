@@ -7,6 +7,7 @@ that what was paid can be handed over.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -106,7 +107,8 @@ class _History:
         store_from = {"none": math.inf, "upgrade": self.hub.now + pick((30.0, 5.0, 200.0))}.get(store, 0.0)
         skew = pick((0.0, 0.0, 0.0, 0.4, -2.5, 5400.0, -5400.0))
         first = Deployment(world, 0, skew, store_from, clears_on_success=self.tape.chance(0.1))
-        first.client_extra = {"timeout": pick((60, 10, 5, 30)), "max_retries": pick((4, 1, 0, 2))}
+        timeout, max_retries = pick((60, 10, 5, 30)), pick((4, 1, 0, 2))
+        first.client_extra = json.dumps({"timeout": timeout, "max_retries": max_retries})
         world.deployments.append(first)
         definition = self._definition(store)
         indexes = pick(((-1,), (-1,), (-1,), (-1,), (0, 1), (0, 1, 2)))
