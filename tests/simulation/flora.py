@@ -77,6 +77,7 @@ class FloraRun:
         "created",
         "ends",
         "exists",
+        "is_taken",
         "inputs",
         "key",
         "listed_from",
@@ -107,6 +108,8 @@ class FloraRun:
         """Whether the process that asked for it had a state store to note it in."""
         self.told = False
         """Whether an answer has told its id to the task that asked for it."""
+        self.is_taken = False
+        """Whether a user has named it as another task's."""
         self.missing = False  # taken away by somebody
 
     @property
@@ -401,6 +404,8 @@ class Flora:
     def _list(self, query: Mapping[str, str]) -> Answer:
         now = self.hub.now
         technique_id = query.get("technique_id")
+        if self.weather.crowd and not self.weather.calm and self.tape.chance(0.1):
+            self.make_run(self.techniques[0], "somebody else's")  # between two pages, at times
         lag = self.weather.status_lag()
         shown = [
             run
@@ -422,6 +427,9 @@ class Flora:
             }
             for run in shown[begin : begin + size]
         ]
+        if self.weather.undated:
+            for shown_run in page[::2]:
+                del shown_run["created_at"]
         cursor = str(begin + size) if begin + size < len(shown) else None
         return self._answer(200, {"technique_runs": page, "meta": {"next_cursor": cursor}})
 
@@ -451,11 +459,13 @@ class Flora:
         return Answer(status, headers, _encoded({"error": {"code": code, "message": message}}))
 
     def _headers(self, content_type: str) -> dict[str, str]:
-        return {
-            "content-type": content_type,
-            "date": _date(int(_unix(self.hub.now))),
-            "request-id": f"req_{self.requests}",
-        }
+        headers = {"content-type": content_type, "request-id": f"req_{self.requests}"}
+        if not self.weather.no_date_header:
+            headers["date"] = _date(int(_unix(self.hub.now)))
+        elif self.requests % 3:
+            age = self.requests % 3 * 40
+            headers.update(date=_date(int(_unix(self.hub.now - age))), age=str(age))  # a cache's
+        return headers
 
 
 def _encoded(body: dict[str, Any]) -> bytes:

@@ -122,7 +122,7 @@ class _History:
             retries = definition.retries + (0 if other.has_store or store in ("none", "upgrade") else RESERVE)
             self._add(Instance(other, indexes[0], changed(definition, execution_timeout=None, retries=retries)))
         if weather.others:
-            for _ in range(self.tape.below(3)):
+            for _ in range(self.tape.below(3) if not weather.crowd else 25):
                 self.hub.at(self.hub.now + pick((0.0, 1.0, 10.0, 60.0)), self._somebody_elses_run, definition)
         if weather.rotation:
             self.hub.at(self.hub.now + pick((1.0, 5.0, 30.0, 100.0)), self._rotate)
@@ -248,6 +248,10 @@ class _History:
             definition = changed(definition, adopt_run_id=own[-1] if own else None)
         elif action == "abandon and clear":
             definition = changed(definition, adopt_run_id="none")
+        elif action == "adopt another's and clear":
+            instance.definition = definition
+            scheduler.adopt_anothers(instance)
+            definition = instance.definition
         scheduler.clear(change=definition)
 
     def _bring_on(self, scheduler: Scheduler) -> None:
@@ -288,4 +292,5 @@ ACTIONS = (
     "mark success, then clear",
     "adopt and clear",
     "abandon and clear",
+    "adopt another's and clear",
 )
