@@ -143,12 +143,13 @@ class FloraRunTechniqueOperator(BaseOperator):
 
         hook = self._make_hook()
         with airflow_errors():
-            with self._make_records(context).protect_paid_run():
+            records = self._make_records(context)
+            with records.protect_paid_run():
                 deadline = Deadline(parse_number("timeout", self.timeout), self.execution_timeout)
                 parse_number("poll_interval", self.poll_interval)  # checked before the run is paid
                 self._make_downloads()
                 client = hook.get_conn()
-            started = self._start(client, context)
+            started = self._start(client, context, records)
             run = started.run
             self._run_id = run.run_id
             if self.do_xcom_push:
@@ -179,7 +180,7 @@ class FloraRunTechniqueOperator(BaseOperator):
 
         return Records(store_of(context), Attempt.of(context))
 
-    def _start(self, client: FloraClient, context: Context) -> StartedRun:
+    def _start(self, client: FloraClient, context: Context, records: Records) -> StartedRun:
         from airflow_provider_flora.runs.starting import ABANDON, Starter
         from airflow_provider_flora.task.attempt import xcoms_of_siblings
 
@@ -192,7 +193,7 @@ class FloraRunTechniqueOperator(BaseOperator):
             files=files.compute_digests,
             plan=lambda: self._make_plan(client, context, files),
             callback_url=none_if_empty(self.callback_url),
-            records=self._make_records(context),
+            records=records,
             on_unknown_start=self.on_unknown_start,
             siblings=lambda: xcoms_of_siblings(context, "run_id"),
             log=self.log,
@@ -306,14 +307,15 @@ class FloraRunTechniqueOperator(BaseOperator):
         from airflow_provider_flora.runs.outcome import hand_over
 
         download = None
-        with self._make_records(context).protect_paid_run(run.run_id):
+        records = self._make_records(context)
+        with records.protect_paid_run(run.run_id):
             downloads = self._make_downloads() if self.wait_for_completion else None
             if downloads is not None:
                 store = store_of(context)
                 download = partial(downloads.download, run, self.technique_id, hook.settings, store)
         value = hand_over(run, self.technique_id, context, self.returns, self.log, download)
         if store_of(context) is not None:
-            self._record_delivery_on_success(self._make_records(context))
+            self._record_delivery_on_success(records)
         return value
 
     def _record_delivery_on_success(self, records: Records) -> None:

@@ -48,8 +48,9 @@ class Record:
     :param run_id: the run, once it is known.
     :param delivered: whether Airflow has recorded the success of the task that returned the run.
     :param past: earlier runs of the task.
-    :param presumed: whether the record was derived and not read: an earlier attempt may have sent the requests.
+    :param presumed: whether the record was derived at first: an earlier attempt may have sent the requests.
     :param resendable: whether the requests had this key.
+    :param adopted: whether a user has named the run. The requests in ``sent`` are still unanswered then.
     """
 
     key: str = ""
@@ -66,6 +67,7 @@ class Record:
     past: tuple[str, ...] = ()
     presumed: bool = False
     resendable: bool = True
+    adopted: bool = False
 
     @property
     def unanswered(self) -> bool:
@@ -79,8 +81,7 @@ class Record:
 
     def to_plain(self) -> dict[str, Any]:
         """Return the record as plain JSON."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("presumed", "resendable")}
-        return {"version": VERSION, **plain, "sent": [list(window) for window in self.sent], "past": [*self.past]}
+        return {"version": VERSION, **vars(self), "sent": [list(window) for window in self.sent], "past": [*self.past]}
 
     @classmethod
     def from_plain(cls, plain: object) -> Record | None:

@@ -82,6 +82,8 @@ HISTORY_LAG = 30.0
 POLL_INTERVAL, POLL_FOR = 5.0, 600.0
 """Seconds between two polls of an earlier attempt's run while it cannot be read, and for all these polls."""
 MAX_CANDIDATES = 20
+UNDATED_ANSWERS = 3
+"""Answers without a ``Date`` after which this machine's clock counts as right."""
 SAVES, SLOW_SAVE = 3, 2.0
 """Seconds. An intent that took longer to save is saved again with its real time, this often at most. Each time it
 allows for a save that takes twice as long as the one before."""
@@ -235,6 +237,7 @@ class Starter:
         self._record = self._blank
         self._was_started_before = False
         self._epoch: float | None = None
+        self._clocks_apart = answers.clocks_apart()
 
     def start(self) -> StartedRun:
         """Return the task's only run, started now or by an earlier attempt.
@@ -266,8 +269,25 @@ class Starter:
         self._log.info("Adopted %s by adopt_run_id (%s)", run.run_id, run.status)
         record = self._records.load()
         if record is None or record.run_id != run.run_id:
-            self._save_run_id(replace(self._blank, run_id=run.run_id))
+            self._save_run_id(self._adopted(run.run_id, record))
         return StartedRun(run, self._technique_id)
+
+    def _adopted(self, run_id: str, earlier: Record | None) -> Record:
+        """Return the record of a run that the user names. It keeps the starts that are still unanswered."""
+        if earlier is None or not (earlier.unanswered or (earlier.adopted and earlier.sent)):
+            return replace(self._blank, run_id=run_id)
+        same_inputs = not digests_differ(earlier.digest, self._blank.digest)
+        return replace(
+            earlier,
+            run_id=run_id,
+            adopted=True,
+            delivered=False,
+            digest=self._blank.digest,
+            technique_id=self._technique_id,
+            resendable=earlier.resendable and same_inputs,
+            max_tries=self._blank.max_tries,
+            clear_number=self._blank.clear_number,
+        )
 
     def _load_record(self) -> Record:
         record = self._records.load()
@@ -302,10 +322,10 @@ class Starter:
         """
         record, attempt = self._record, self._attempt
         is_first = attempt.number == 1
-        if record.presumed and record.run_id is None:
-            return is_first
         if attempt.max_tries != record.max_tries:
             return True
+        if record.presumed and record.run_id is None:
+            return is_first
         numbers = (attempt.clear_number, record.clear_number)
         one_was_cleared = None not in numbers and attempt.clear_number != record.clear_number
         if record.delivered:
@@ -315,7 +335,7 @@ class Starter:
     def _has_same_files(self, cleared: bool) -> bool:
         """Whether the files among the inputs are unchanged since the record was written."""
         record = self._record
-        if record.presumed or not record.files:
+        if not record.files:
             return True
         if record.run_id is not None and not (cleared and not record.delivered):
             return True  # the execution continues with its first files
@@ -341,16 +361,30 @@ class Starter:
         return start_duration(self._client.settings)
 
     def _get_skew(self) -> float:
-        if self._client.clock_skew is None:
-            next(iter(self._client.list_technique_runs(page_size=1)), None)
+        if answers.clock_was_set(self._clocks_apart):
+            self._client.clock_skew = None
+        for _ in range(UNDATED_ANSWERS):
+            if self._client.clock_skew is None:
+                self._clocks_apart = answers.clocks_apart()
+                next(iter(self._client.list_technique_runs(page_size=1)), None)
         return self._client.clock_skew or 0.0
 
     def _get_flora_time(self) -> float:
-        """Return Flora's time: measured once, then counted by the monotonic clock, which nobody sets."""
-        if self._epoch is None:
+        """Return Flora's time: measured, then counted by the monotonic clock, until this machine's clock is set."""
+        if self._epoch is None or answers.clock_was_set(self._clocks_apart):
             skew = self._get_skew()  # first: it may have to ask Flora, and wait for that
             self._epoch = time.time() + skew - time.monotonic()
         return self._epoch + time.monotonic()
+
+    def _replace_run(self) -> Run | None:
+        """Start a run in place of the record's, unless a start from before it was adopted is still unanswered."""
+        if not (self._record.adopted and self._record.sent):
+            return self._start_new()
+        self._log.info("Leaving %s, which was adopted while a start was unanswered", self._record.run_id)
+        self._run = None
+        self._record = replace(self._record, run_id=None, adopted=False)
+        self._records.save(self._record)
+        return None
 
     def _start_new(self) -> Run | None:
         """Make an intent and send it, unless an earlier attempt may have sent it."""
@@ -536,7 +570,7 @@ class Starter:
         if self._is_cleared():
             why = "Flora no longer shows it" if is_gone else "the inputs have changed"
             self._log.warning("Leaving %s of an earlier attempt: the task was cleared, and %s", run_id, why)
-            return self._start_new()
+            return self._replace_run()
         problem = (
             "but Flora does not show that run to this connection. The API key may belong to another workspace "
             "than before, or the technique may have been deleted. Nothing was started now. Restore the connection "
@@ -567,7 +601,7 @@ class Starter:
         State.ACTIVE: _return_run,
         State.COMPLETED: _return_run,
         State.DELIVERED: _start_new,
-        State.FAILED: _start_new,
+        State.FAILED: _replace_run,
         State.FAILED_FOR_GOOD: _raise_failure,
         State.CHANGED: _start_if_cleared,
         State.GONE: _start_if_cleared,

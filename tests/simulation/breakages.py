@@ -108,8 +108,8 @@ BREAKAGES = (
     Breakage(
         "delivered before Airflow has recorded the success",
         "operators.flora",
-        "self._record_delivery_on_success(self._make_records(context))",
-        "self._make_records(context).record_delivery()",
+        "self._record_delivery_on_success(records)",
+        "records.record_delivery()",
         (ONE_CHARGE, NOT_LOST),
     ),
     Breakage(

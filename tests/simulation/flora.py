@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic_core import to_json
 
 from .virtual_time import BEGIN, EPOCH, Process
 
@@ -75,6 +77,7 @@ class FloraRun:
         "created",
         "ends",
         "exists",
+        "is_taken",
         "inputs",
         "key",
         "listed_from",
@@ -105,6 +108,8 @@ class FloraRun:
         """Whether the process that asked for it had a state store to note it in."""
         self.told = False
         """Whether an answer has told its id to the task that asked for it."""
+        self.is_taken = False
+        """Whether a user has named it as another task's."""
         self.missing = False  # taken away by somebody
 
     @property
@@ -263,7 +268,8 @@ class Flora:
         if trouble is not None and not trouble.startswith("late "):
             world.tell("POST {}: {}", lambda: _shown(body), trouble)
             return self._trouble(trouble, timeout, lambda: self._error(500, "unknown_error", "?"))
-        early = self._refusal(sender, technique_id, api_key, body)
+        request = json.loads(body)
+        early = self._refusal(sender, technique_id, api_key, body, request.get("idempotency_key"))
         if early is not None:
             world.tell("POST {}: {} {}", lambda: _shown(body), early.status, lambda: _code(early))
             return TRIP, lambda: early
@@ -272,7 +278,9 @@ class Flora:
         made: list[FloraRun] = []
         sent = self.hub.now
         self.hub.at(
-            sent + takes, self._finish_start, sender, technique_id, body, sent, trouble, box, made, self.hub.process
+            sent + takes,
+            partial(self._finish_start, sender, technique_id, body, request, sent, trouble, box, made),
+            self.hub.process,
         )
         seen_after, seen = takes, None
         if trouble in ("late reset", "late 502", "late 504", "late 408", "late html", "late cut"):
@@ -299,13 +307,12 @@ class Flora:
 
         return seen_after + TRIP, outcome
 
-    def _refusal(self, sender: Any, technique_id: str, api_key: str, body: bytes) -> Answer | None:
+    def _refusal(self, sender: Any, technique_id: str, api_key: str, body: bytes, key: str | None) -> Answer | None:
         """Return what Flora answers at once, if it does."""
         if api_key not in self.api_keys:
             return self._error(401, "invalid_api_key", "The API key is not valid.")
         if self._technique(technique_id) is None:
             return self._error(404, "not_found", "There is no such technique.")
-        key = json.loads(body).get("idempotency_key")
         used = self.keys.get(key) if key else None
         if used is None or used.until <= self.hub.now:
             return None
@@ -323,6 +330,7 @@ class Flora:
         sender: Any,
         technique_id: str,
         body: bytes,
+        request: dict[str, Any],
         sent: float,
         trouble: str | None,
         box: list[Answer],
@@ -334,7 +342,6 @@ class Flora:
         if trouble == "late 500" or technique is None:  # Flora's own: the key is released
             box.append(self._error(500, "unknown_error", "Something went wrong."))
             return
-        request = json.loads(body)
         run = self.make_run(technique, json.dumps(request["inputs"], sort_keys=True))
         run.owner, run.sent, run.key = sender, sent, request.get("idempotency_key")
         if self.tape.below(4) == 3:
@@ -397,6 +404,8 @@ class Flora:
     def _list(self, query: Mapping[str, str]) -> Answer:
         now = self.hub.now
         technique_id = query.get("technique_id")
+        if self.weather.crowd and not self.weather.calm and self.tape.chance(0.1):
+            self.make_run(self.techniques[0], "somebody else's")  # between two pages, at times
         lag = self.weather.status_lag()
         shown = [
             run
@@ -418,6 +427,9 @@ class Flora:
             }
             for run in shown[begin : begin + size]
         ]
+        if self.weather.undated:
+            for shown_run in page[::2]:
+                del shown_run["created_at"]
         cursor = str(begin + size) if begin + size < len(shown) else None
         return self._answer(200, {"technique_runs": page, "meta": {"next_cursor": cursor}})
 
@@ -440,18 +452,27 @@ class Flora:
         return shown
 
     def _answer(self, status: int, body: dict[str, Any]) -> Answer:
-        return Answer(status, self._headers("application/json"), json.dumps(body).encode())
+        return Answer(status, self._headers("application/json"), _encoded(body))
 
     def _error(self, status: int, code: str, message: str, more_headers: Mapping[str, str] | None = None) -> Answer:
         headers = {**self._headers("application/json"), **(more_headers or {})}
-        return Answer(status, headers, json.dumps({"error": {"code": code, "message": message}}).encode())
+        return Answer(status, headers, _encoded({"error": {"code": code, "message": message}}))
 
     def _headers(self, content_type: str) -> dict[str, str]:
-        return {
-            "content-type": content_type,
-            "date": _date(int(_unix(self.hub.now))),
-            "request-id": f"req_{self.requests}",
-        }
+        headers = {"content-type": content_type, "request-id": f"req_{self.requests}"}
+        if not self.weather.no_date_header:
+            headers["date"] = _date(int(_unix(self.hub.now)))
+        elif self.requests % 3:
+            age = self.requests % 3 * 40
+            headers.update(date=_date(int(_unix(self.hub.now - age))), age=str(age))  # a cache's
+        return headers
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        return to_json(body)
+    except ValueError:  # half a character, which only Python's own encoder sends
+        return json.dumps(body).encode()
 
 
 def _unix(moment: float) -> float:

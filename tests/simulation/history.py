@@ -7,6 +7,7 @@ that what was paid can be handed over.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -106,7 +107,8 @@ class _History:
         store_from = {"none": math.inf, "upgrade": self.hub.now + pick((30.0, 5.0, 200.0))}.get(store, 0.0)
         skew = pick((0.0, 0.0, 0.0, 0.4, -2.5, 5400.0, -5400.0))
         first = Deployment(world, 0, skew, store_from, clears_on_success=self.tape.chance(0.1))
-        first.client_extra = {"timeout": pick((60, 10, 5, 30)), "max_retries": pick((4, 1, 0, 2))}
+        timeout, max_retries = pick((60, 10, 5, 30)), pick((4, 1, 0, 2))
+        first.client_extra = json.dumps({"timeout": timeout, "max_retries": max_retries})
         world.deployments.append(first)
         definition = self._definition(store)
         indexes = pick(((-1,), (-1,), (-1,), (-1,), (0, 1), (0, 1, 2)))
@@ -120,7 +122,7 @@ class _History:
             retries = definition.retries + (0 if other.has_store or store in ("none", "upgrade") else RESERVE)
             self._add(Instance(other, indexes[0], changed(definition, execution_timeout=None, retries=retries)))
         if weather.others:
-            for _ in range(self.tape.below(3)):
+            for _ in range(self.tape.below(3) if not weather.crowd else 25):
                 self.hub.at(self.hub.now + pick((0.0, 1.0, 10.0, 60.0)), self._somebody_elses_run, definition)
         if weather.rotation:
             self.hub.at(self.hub.now + pick((1.0, 5.0, 30.0, 100.0)), self._rotate)
@@ -246,6 +248,10 @@ class _History:
             definition = changed(definition, adopt_run_id=own[-1] if own else None)
         elif action == "abandon and clear":
             definition = changed(definition, adopt_run_id="none")
+        elif action == "adopt another's and clear":
+            instance.definition = definition
+            scheduler.adopt_anothers(instance)
+            definition = instance.definition
         scheduler.clear(change=definition)
 
     def _bring_on(self, scheduler: Scheduler) -> None:
@@ -286,4 +292,5 @@ ACTIONS = (
     "mark success, then clear",
     "adopt and clear",
     "abandon and clear",
+    "adopt another's and clear",
 )

@@ -42,18 +42,23 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
     """Whether no code could have kept a second charge from being made.
 
     - The user said so: ``on_unknown_start="restart"`` accepts a second charge where the fate of a start is unknown.
+    - The user has said with ``adopt_run_id`` that the run is another task's.
     - The user has cleared the task since, and the run has ended in a way that is not known.
     - Without a record of it (there is no state store, or what was in it is lost) all that ties a try to an earlier
       one is the idempotency key that both derive. Flora forgets it, after two hours by one account; and a try whose
-      inputs are others derives another.
+      inputs are others derives another. Nor can a try after ``retries`` was lowered be told from one after a clear.
     """
     instance: Instance = other.owner.instance
     if instance.definition.on_unknown_start == "restart":
+        return True
+    if one.is_taken:
         return True
     if one.outcome in ("cancelled", "expired") and instance.cleared_at > one.sent:
         return True
     if not instance.record_was_lost(one):
         return False
+    if instance.retries_were_edited:
+        return True
     return other.sent - one.created > KEY_SURELY_KNOWN_FOR or one.inputs != other.inputs
 
 
@@ -104,6 +109,8 @@ class Promises:
         execution: Execution | None = run.owner
         if instance.execution.has_reused_a_key and not instance.deployment.has_store:
             return  # without a store, a clear that leaves as many tries as there were before is taken for a retry
+        if any(own.is_taken for own in instance.runs) and not (run.told and execution is instance.execution):
+            return  # a person gave its run to another task, so one of that task's may be the only one that fits
         if execution is None or execution.instance is not instance:
             broken(OWN_RUN, f"{instance.name} hands over {run.run_id} of {execution or 'somebody else'}")
         elif run.inputs != inputs_of(instance.prompt):

@@ -53,6 +53,7 @@ class Process:
         "dies_at",
         "effects",
         "fiber",
+        "is_zombie",
         "keeps_records",
         "name",
         "skew",
@@ -71,6 +72,8 @@ class Process:
         self.fiber: Fiber | None = None
         self.watched: Callable[[str], None] | None = None
         self.keeps_records = False
+        self.is_zombie = False
+        """Whether Airflow takes it for dead, and takes nothing from it any more."""
 
     def effect(self, what: str) -> None:
         """Pass a point between two effects, at which the process may die.

@@ -60,6 +60,13 @@ class Weather:
             starts += REFUSALS
         if has(0.15):
             starts += ("conflict",)
+        self.edits = has(0.15)
+        self.zombies = has(0.1)
+        self.clock_steps = has(0.1)
+        self.slow_store = has(0.1)
+        self.undated = has(0.1)
+        self.no_date_header = has(0.1)
+        self.crowd = self.others and has(0.15)
         self._starts = starts
         self._looks = looks
         self._rate = tape.pick((0.1, 0.4, 0.7)) if starts or looks else 0.0

@@ -15,6 +15,7 @@ import random
 import sys
 import uuid
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from .airflow_model import Deployment
 
 PACKAGE = "airflow_provider_flora"
+answers: Any
+exchange: Any
 
 
 class World:
@@ -123,17 +126,14 @@ def _deliver(client: Any, request: Any) -> tuple[float, Callable[[], Answer]]:
     world = World.active
     assert world is not None
     settings = client.settings
-    api_key = request.headers(settings)["Authorization"].removeprefix("Bearer ")
     content = request.content()
     task = world.hub.process.task
     return world.flora.deliver(
-        task, request.method, request.path, request.query, api_key, content, settings.timeout
+        task, request.method, request.path, request.query, settings.api_key, content, settings.timeout
     )
 
 
 def _response(client: Any, request: Any, answer: Answer) -> Any:
-    from airflow_provider_flora.api import answers, exchange
-
     if answer.status:
         return exchange.Response(answer.status, answer.headers, answer.body)
     if answer is UNREACHABLE:
@@ -231,8 +231,10 @@ def install() -> None:
     for module in modules:
         _rebind_clock(module)
         _by_loop.extend(thing for thing in vars(module).values() if isinstance(thing, WeakKeyDictionary))
+    global answers, exchange  # the code under test is imported late, as it may be broken first
     from airflow_provider_flora.airflow_compat import BaseHook
-    from airflow_provider_flora.api import aio, client
+    from airflow_provider_flora.api import aio, answers, client, exchange
+    from airflow_provider_flora.hooks import flora as hooks
     from airflow_provider_flora.hooks.flora import FloraHook
     from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
     from airflow_provider_flora.runs import techniques
@@ -245,6 +247,11 @@ def install() -> None:
     replaced.__init__ = _init_async_client
     replaced.close = _close_async_client
     replaced._exchange = _exchange_async
+    # Pure functions of few arguments, asked again and again.
+    replaced = hooks
+    replaced.settings_of = _remembering(hooks.settings_of)
+    replaced = answers
+    replaced.parsedate_to_datetime = lru_cache(maxsize=100_000)(answers.parsedate_to_datetime)
     replaced = BaseHook
     replaced.get_connection = classmethod(_get_connection)
     replaced.aget_connection = classmethod(_aget_connection)
@@ -256,6 +263,19 @@ def install() -> None:
     logger = logging.getLogger(PACKAGE)
     logger.propagate, logger.handlers = False, [LibraryLog()]
     sys.unraisablehook = lambda _: None  # what a killed loop's coroutines would still have liked to do
+
+
+def _remembering(settings_of: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    known: dict[tuple[str, str, str], Any] = {}
+
+    def remember(connection: Any, conn_id: str) -> Any:
+        """Return the settings of a connection, of which only these fields differ here."""
+        name = (conn_id, connection.password, connection.extra)
+        if name not in known:
+            known[name] = settings_of(connection, conn_id)
+        return known[name]
+
+    return remember
 
 
 def _init_async_client(self: Any, settings: Any) -> None:
@@ -318,4 +338,6 @@ def unix(moment: float, skew: float = 0.0) -> float:
 
 def plain(value: Any) -> Any:
     """Return a value after its way through a database of JSON."""
+    if value is None or type(value) is str:
+        return value
     return json.loads(json.dumps(value))
