@@ -151,7 +151,7 @@ def test_several_values_for_an_input_start_nothing(form: str, emulator: Emulator
 
 
 def test_a_wrong_key_is_told_in_words_a_person_can_act_on(emulator: Emulator, make_client: MakeClient) -> None:
-    with pytest.raises(FloraAPIError, match=r"401 invalid_api_key.*Check the API key in the Flora connection"):
+    with pytest.raises(FloraAPIError, match=r"401 invalid_api_key.*Check the API key\."):
         make_client(emulator.base_url, api_key="sk_test_wrong").list_workspaces()
 
 

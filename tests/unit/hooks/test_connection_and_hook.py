@@ -378,7 +378,7 @@ def test_a_rejected_key_is_told_with_the_way_out(
     connect(flora, password="sk_test_wrong")
     good, words = FloraHook().test_connection()
     assert not good
-    assert "Check the API key in the Flora connection" in words
+    assert "Check the API key of connection 'flora_default'" in words
     assert "sk_test_wrong" not in words
 
 

@@ -267,7 +267,8 @@ def test_a_run_that_failed_has_nothing_to_download(flora: Emulator, tmp_path: Pa
 
 
 def test_a_run_that_is_not_there_is_not_found(flora: Emulator, tmp_path: Path) -> None:
-    with pytest.raises(AirflowFailException, match=r"'art-directors-critique' has no run 'run_nobodys'.*404"):
+    words = "Run 'run_nobodys' of technique 'art-directors-critique' was not found with the API key of connection"
+    with pytest.raises(AirflowFailException, match=words):
         life_of(downloader("run_nobodys", tmp_path)).run()
 
 
