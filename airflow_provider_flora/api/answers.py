@@ -174,7 +174,7 @@ def clock_skew(response: Response, now: float) -> float | None:
 
 
 def clocks_apart() -> float:
-    """Return by how many seconds this machine's clock is ahead of its monotonic clock, which nobody sets."""
+    """Return by how many seconds this machine's clock is ahead of its monotonic clock, which is never set."""
     return time.time() - time.monotonic()
 
 

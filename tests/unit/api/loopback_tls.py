@@ -22,7 +22,7 @@ NAMES = ("localhost", "flora.example")
 
 
 class Authority:
-    """A CA that nobody knows, and a certificate of it for :data:`NAMES` and 127.0.0.1.
+    """An unknown CA, and a certificate of it for :data:`NAMES` and 127.0.0.1.
 
     ``bundle`` is a file with the CA, ``folder`` one that OpenSSL can look CAs up in.
     """

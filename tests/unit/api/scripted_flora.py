@@ -1,4 +1,4 @@
-"""A Flora that answers what a test tells it to, over real sockets: whatever a broken network can send."""
+"""A Flora with scripted answers over real sockets, and everything that a broken network can send."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def reset(connection: socket.socket) -> bool:
 
 
 class Silence:
-    """Send a beginning, then say nothing more until the test is over."""
+    """Send a beginning, then nothing more until the test is over."""
 
     def __init__(self, content: bytes = b"") -> None:
         self._content = content

@@ -60,7 +60,7 @@ def error_of(body: Any, status: int = 400, **headers: str) -> FloraAPIError:
 
 
 @pytest.mark.parametrize(("status", "code", "again", "remedy"), EACH_ERROR)
-def test_an_error_tells_status_code_message_and_request_id_and_what_it_calls_for(
+def test_an_error_names_status_code_message_request_id_and_remedy(
     status: int, code: str, again: bool, remedy: Remedy
 ) -> None:
     error = error_of({"error": {"code": code, "message": "Some words."}}, status, request_id="req_42")
@@ -139,7 +139,7 @@ def test_a_failed_run_asks_to_top_up_if_credits_ran_out(code: str, asks: bool) -
     assert ("Top up the workspace's credits in Flora" in text) is asks
 
 
-def test_every_message_of_every_field_is_told() -> None:
+def test_every_message_of_every_field_is_reported() -> None:
     fields = [
         {"field": "inputs[0].value", "message": "Must not be empty"},
         {"field": "mode", "message": "Required"},
@@ -200,7 +200,7 @@ def test_fields_of_another_shape_do_not_hide_the_rest_of_the_error(fields: Any, 
     ],
     ids=lambda body: repr(body[:40]),
 )
-def test_an_answer_that_is_not_floras_is_told_by_its_status_and_as_not_floras(
+def test_an_answer_of_a_proxy_is_reported_with_its_status_and_as_not_floras(
     body: bytes, status: int, words: str
 ) -> None:
     error = error_of(body, status, request_id="req_42")
@@ -216,7 +216,7 @@ def test_a_code_without_a_message_is_kept() -> None:
     )
 
 
-def test_without_a_request_id_none_is_told() -> None:
+def test_without_a_request_id_none_is_shown() -> None:
     error = error_of({"error": {"code": "a", "message": "b"}})
 
     assert error.request_id is None
@@ -262,7 +262,7 @@ def test_an_error_of_any_shape_is_an_api_error_that_can_be_encoded(shape: Any) -
 
 
 @pytest.mark.parametrize("surrogate", [r'"\ud800"', r'"a\udfffb"'])
-def test_half_a_surrogate_pair_in_an_error_does_not_make_it_unspeakable(surrogate: str) -> None:
+def test_half_a_surrogate_pair_in_an_error_can_be_printed(surrogate: str) -> None:
     error = error_of(f'{{"error": {{"code": {surrogate}, "message": {surrogate}}}}}'.encode(), 500)
 
     assert str(error).encode()
@@ -276,7 +276,7 @@ def test_a_price_above_the_limit_names_both_and_what_to_do() -> None:
     assert "Raise max_run_cost" in text
 
 
-def test_a_price_that_flora_does_not_tell_is_above_every_limit() -> None:
+def test_an_unknown_price_is_above_every_limit() -> None:
     assert "an unknown price" in str(FloraPriceError("tech_1", None, 0.5, "--max-cost"))
 
 
