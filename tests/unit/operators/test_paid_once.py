@@ -47,6 +47,15 @@ def life(has_store: bool, **given: Any) -> TaskLife:
     return life_of(still(**given), store=FakeStore() if has_store else None)
 
 
+def timed_out(flora: Emulator) -> TaskLife:
+    """Return a task whose first attempt has timed out; its run goes on."""
+    flora.order_fault("stall_run")
+    task = life(True, timeout=0.2)
+    with pytest.raises(FloraRunTimeoutError):
+        task.run()
+    return task
+
+
 # --- a start of unknown fate ----------------------------------------------------------------------------------
 
 
@@ -224,10 +233,7 @@ def test_a_clear_of_a_task_whose_technique_was_changed_starts_the_new_one(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch, old_one: str
 ) -> None:
     monkeypatch.setattr("airflow_provider_flora.api.waiting.REFUSAL_CONFIRMED_AFTER", 0.2)
-    flora.order_fault("stall_run")
-    task = life(True, timeout=0.2)
-    with pytest.raises(FloraRunTimeoutError):
-        task.run()
+    task = timed_out(flora)
     first = flora.ledger()["runs"][0]["run_id"]
     if old_one == "was deleted":
         flora.change_technique("editorial-still", deleted=True)
@@ -245,10 +251,7 @@ def test_a_clear_of_a_task_whose_run_flora_does_not_show_any_more_starts_anew(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_provider_flora.api.waiting.REFUSAL_CONFIRMED_AFTER", 0.2)
-    flora.order_fault("stall_run")
-    task = life(True, timeout=0.2)
-    with pytest.raises(FloraRunTimeoutError):
-        task.run()
+    task = timed_out(flora)
     flora.order_fault("status", status=404, code="not_found", operation="getTechniqueRun", times=None)
     monkeypatch.setattr(Starter, "_pages_of_history", lambda *_: iter(()))
     with pytest.raises(FloraUnknownStartError, match="does not show") as caught:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -21,8 +20,6 @@ from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.runs import gate, watching
 from tests.unit.loop_tasks import quiet, tasks_left
 from tests.unit.runs.watching_flora import Flora, Waits, until
-
-Reader = Callable[[], Awaitable[ClientSettings]]
 
 pytestmark = pytest.mark.usefixtures("fast_clocks")
 

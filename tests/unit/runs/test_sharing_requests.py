@@ -127,28 +127,19 @@ async def test_runs_too_deep_for_pages_are_polled_singly(flora: Flora) -> None:
         assert asked[LISTS] <= asked[POLLS] / 2
 
 
-async def test_a_straggler_does_not_drag_the_others_along(flora: Flora) -> None:
-    straggler = flora.running(1)
-    flora.seed_runs(900, technique_id=STILL, spacing_ms=0)
-    ours = flora.running(150)
-    async with Waits(flora) as waits:
-        waits.add(straggler + ours, interval=INTERVAL)
-        await waits.all_seen(151)
-        cycles, asked = await Cycles(flora).count(15)
-        assert asked[POLLS] <= cycles
-        assert asked[LISTS] <= 3 * cycles
-
-
-async def test_twenty_stragglers_are_polled_singly_and_the_rest_in_pages(flora: Flora) -> None:
-    stragglers = flora.running(20)
-    flora.seed_runs(2500, technique_id=STILL, spacing_ms=0)
-    ours = flora.running(200)
+@pytest.mark.parametrize(("old", "between", "new", "cycles"), [(1, 900, 150, 15), (20, 2500, 200, 60)])
+async def test_stragglers_are_polled_singly_and_the_rest_in_pages(
+    flora: Flora, old: int, between: int, new: int, cycles: int
+) -> None:
+    stragglers = flora.running(old)
+    flora.seed_runs(between, technique_id=STILL, spacing_ms=0)
+    ours = flora.running(new)
     async with Waits(flora) as waits:
         waits.add(stragglers + ours, interval=INTERVAL)
-        await waits.all_seen(220)
-        cycles, asked = await Cycles(flora).count(60)
-        assert asked[POLLS] <= 21 * cycles
-        assert asked[LISTS] <= 4 * cycles
+        await waits.all_seen(old + new)
+        counted, asked = await Cycles(flora).count(cycles)
+        assert asked[POLLS] <= (1 if old == 1 else old + 1) * counted
+        assert asked[LISTS] <= (3 if old == 1 else 4) * counted
 
 
 async def test_a_run_that_a_lagging_history_does_not_show_is_found_all_the_same() -> None:
