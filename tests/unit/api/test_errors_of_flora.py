@@ -71,17 +71,6 @@ def test_an_error_names_status_code_message_request_id_and_remedy(
     assert (error.transient, error.remedy) == (again, remedy)
 
 
-@pytest.mark.parametrize(("status", "code", "again", "remedy"), EACH_ERROR)
-def test_both_clients_raise_it(
-    status: int, code: str, again: bool, remedy: Remedy, make_client: MakeClient
-) -> None:
-    refusal = answer({"error": {"code": code, "message": "Words."}}, status, Request_Id="req_42")
-    with ScriptedFlora(refusal) as flora, pytest.raises(FloraAPIError) as caught:
-        make_client(flora.base_url, max_retries=0).get_technique("tech_1")
-
-    assert (caught.value.status, caught.value.code, caught.value.request_id) == (status, code, "req_42")
-
-
 @pytest.mark.parametrize(
     ("call", "subject"),
     [

@@ -160,13 +160,6 @@ async def test_a_wait_that_begins_while_the_last_watcher_closes_gets_its_own(flo
         assert (await wait).completed
 
 
-async def test_the_time_is_over(flora: Flora) -> None:
-    async with Waits(flora) as waits:
-        [wait] = waits.add(flora.running(1), timeout=0.5)
-        with pytest.raises(FloraRunTimeoutError, match=r"within 0.5 s \(it is running"):
-            await wait
-
-
 async def test_each_wait_has_its_own_deadline(flora: Flora) -> None:
     first, second = flora.running(1)[0], flora.start_runs(1)[0]
     async with Waits(flora) as waits:

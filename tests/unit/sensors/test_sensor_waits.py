@@ -40,6 +40,7 @@ TRANSIENT_ERRORS: tuple[dict[str, Any], ...] = (
     {"kind": "html"},
     {"kind": "status", "status": 429},
     {"kind": "status", "status": 408},
+    {"kind": "status", "status": 500},
     {"kind": "cut_json"},
 )
 

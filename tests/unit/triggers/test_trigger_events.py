@@ -141,35 +141,6 @@ async def test_airflow_logs_an_event_without_its_outputs(flora: Emulator) -> Non
     assert repr(event) == f"TriggerEvent<<{run_id} completed, 1 output>>"
 
 
-async def test_a_failed_run_is_the_event_too(flora: Emulator) -> None:
-    flora.order_fault(kind="fail_run", error_code="SERVER_ERROR")
-    event = await first_event(trigger(start()))
-    assert event["run"]["error_code"] == "SERVER_ERROR"
-
-
-async def test_the_trigger_fires_once(flora: Emulator) -> None:
-    assert len([event async for event in trigger(start()).run()]) == 1
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        {"kind": "reset"},
-        {"kind": "reset", "when": "after"},
-        {"kind": "html"},
-        {"kind": "cut_json"},
-        {"kind": "status", "status": 408},
-        {"kind": "status", "status": 429},
-        {"kind": "status", "status": 500},
-        {"kind": "status", "status": 404},
-    ],
-)
-async def test_a_transient_error_does_not_end_the_wait(flora: Emulator, fault: dict[str, Any]) -> None:
-    run_id = start()
-    flora.order_fault(**fault, times=2)
-    assert "run" in await first_event(trigger(run_id))
-
-
 def error_of(event: dict[str, Any]) -> FloraError:
     """The error that whoever resumes is to see."""
     with pytest.raises(FloraError) as caught:
@@ -195,14 +166,6 @@ async def test_a_deadline_that_passed_before_the_trigger_ran_ends_the_wait(stall
     error = error_of(await first_event(trigger(stalled, seconds=-10)))
     assert isinstance(error, FloraRunTimeoutError)
     assert "(it is " in str(error)
-
-
-async def test_an_outage_ends_with_the_deadline_and_not_before(flora: Emulator) -> None:
-    run_id = start()
-    flora.order_fault(kind="outage", seconds=60)
-    error = error_of(await first_event(trigger(run_id, seconds=0.4)))
-    assert isinstance(error, FloraRunTimeoutError)
-    assert "The last polls failed: No answer from" in str(error)
 
 
 async def test_a_key_that_stays_rejected_ends_the_wait_with_floras_own_error(
@@ -281,31 +244,6 @@ async def test_a_connection_that_cannot_be_used_is_named_when_the_time_is_over(
     error = error_of(await first_event(trigger("run_1", seconds=0.3)))
     assert isinstance(error, FloraRunTimeoutError)
     assert "'timeout' takes a number" in str(error)
-
-
-@pytest.fixture
-def unreadable(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The connection cannot be read for the first two times. Gives the reads."""
-    whole = FloraHook.async_settings
-    reads: list[int] = []
-
-    async def read(self: FloraHook) -> Any:
-        reads.append(1)
-        if len(reads) < 3:
-            raise ConnectionError("the database is away")
-        return await whole(self)
-
-    monkeypatch.setattr(FloraHook, "async_settings", read)
-    monkeypatch.setattr("airflow_provider_flora.runs.gate.CONNECTION_RETRY", 0.05)
-    return reads
-
-
-async def test_a_connection_that_cannot_be_read_for_a_while_does_not_end_the_wait(
-    flora: Emulator, unreadable: list[int]
-) -> None:
-    run_id = flora.seed_runs()[0]
-    assert "run" in await first_event(trigger(run_id))
-    assert len(unreadable) >= 3
 
 
 async def test_a_connection_that_stays_unreadable_ends_the_wait_with_its_deadline(
