@@ -5,7 +5,7 @@ keeps what it is sent) or ``... discard`` (an upload to a server that throws it 
 its own against a server of its own on this machine, ``curl`` and this provider in turns, each first every other
 time. The provider's time is that of the whole step as a task takes it, checks, checksum and rename included; the
 start of Python and its imports are not in it. curl's is that of sending the form, or of getting the file, alone.
-What it takes together with ``openssl``, since the checksum is part of a download here, is told besides.
+What it takes together with ``openssl``, since the checksum is part of a download here, is reported too.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def warm(folder: Path) -> None:
 
 
 def write(file: Path, size: int) -> None:
-    """Make a video of so many bytes, most of them in a part that players pass over."""
+    """Make a video of the given size, most of it in a part that players skip."""
     from airflow_provider_flora.emulator.media.videos import sample_clip
 
     start = sample_clip()

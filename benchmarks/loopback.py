@@ -71,8 +71,8 @@ class Emulator(Server):
 
     def ledger(self) -> dict[str, Any]:
         """Requests, answers and connections so far."""
-        books: dict[str, Any] = self.call("/_emulator/ledger?runs=0")
-        return books
+        ledger: dict[str, Any] = self.call("/_emulator/ledger?runs=0")
+        return ledger
 
     def connection(self) -> str:
         """The Airflow connection to it."""
@@ -80,7 +80,7 @@ class Emulator(Server):
 
 
 async def start_runs(server: Server, count: int, techniques: Sequence[str] = ("editorial-still",)) -> list[str]:
-    """Start so many runs, of one technique after the other, eight at a time; give them in the order of starting."""
+    """Start runs of one technique after the other, eight at a time, and return them in the order of starting."""
     import aiohttp
 
     body = {"inputs": [{"id": "prompt", "type": "text", "value": "A red sneaker"}], "mode": "async"}
@@ -122,7 +122,7 @@ class Lateness:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent of the values do not exceed."""
+    """The smallest value that the given percentage of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 

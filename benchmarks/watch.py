@@ -1,7 +1,7 @@
 """What N waiting triggers cost: real trigger objects, as the triggerer runs them, against a local server.
 
 ``python -m benchmarks.watch flora 1000`` or ``... dbt 1000``; with ``--memory`` only what a wait holds, with
-``--techniques 200`` for runs of so many techniques.
+``--techniques 200`` for runs of 200 techniques.
 All triggers begin at once, as after a restart of the triggerer, unless ``--spread`` says over how many seconds.
 """
 
@@ -39,7 +39,7 @@ class System(Protocol):
     def triggers(self) -> list[Any]:
         """Make the triggers."""
 
-    def books(self) -> tuple[int, int]:
+    def ledger(self) -> tuple[int, int]:
         """Requests and connections so far."""
 
     def ended_at(self, event: Any) -> float:
@@ -72,7 +72,7 @@ class Flora:
         named = zip(cycle(self._techniques), self._run_ids)  # as many as there are runs
         return [FloraTechniqueRunTrigger(technique, run, deadline, INTERVAL) for technique, run in named]
 
-    def books(self) -> tuple[int, int]:
+    def ledger(self) -> tuple[int, int]:
         """Requests and connections so far."""
         ledger = self.server.ledger()
         return sum(ledger["requests"].values()), ledger["connections"]
@@ -119,7 +119,7 @@ class DbtCloud:
             for run in self._ends
         ]
 
-    def books(self) -> tuple[int, int]:
+    def ledger(self) -> tuple[int, int]:
         """Requests and connections so far."""
         ledger = self.server.call("/_bench/ledger")
         return ledger["requests"], ledger["connections"]
@@ -157,25 +157,25 @@ async def measure(system: System, count: int, spread: float) -> dict[str, Any]:
     await system.begin(count, endless=False)
     waits = begin_waits(system, spread)
     await asyncio.sleep(spread + WARM_UP)
-    requests, connections = await asyncio.to_thread(system.books)
+    requests, connections = await asyncio.to_thread(system.ledger)
     begun, cpu = time.monotonic(), time.process_time()
     await asyncio.sleep(WINDOW)
     seconds, cpu = time.monotonic() - begun, time.process_time() - cpu
-    requests_after, connections_after = await asyncio.to_thread(system.books)
+    requests_after, connections_after = await asyncio.to_thread(system.ledger)
     lateness = Lateness()
     await asyncio.sleep(LATENESS_WINDOW)
     late = lateness.stop()
     early = sum(wait.done() for wait in waits)
-    requests_before_end, _ = await asyncio.to_thread(system.books)
+    requests_before_end, _ = await asyncio.to_thread(system.ledger)
     cycles = seconds / INTERVAL
     done, pending = await asyncio.wait(waits, timeout=PATIENCE)
     delays = [at - system.ended_at(event) for at, event in (wait.result() for wait in done)]
     for wait in pending:
         wait.cancel()
-    requests_end, _ = await asyncio.to_thread(system.books)
+    requests_end, _ = await asyncio.to_thread(system.ledger)
     return {
         "requests_per_cycle": round((requests_after - requests) / cycles, 1),
-        # One connection of those counted is that of reading the books.
+        # One connection of those counted is that of reading the ledger.
         "connections_per_minute": round((connections_after - connections - 1) * 60 / seconds, 1),
         "cpu_ms_per_run_and_cycle": round(1000 * cpu / count / cycles, 4),
         "late_ms_p99": round(late, 1),

@@ -72,7 +72,7 @@ def flora_content_refresh():
 
     @task
     def all_relit() -> None:
-        """Not run if a row failed. The DAG run then fails, so that somebody looks at it."""
+        """Not run if a row failed. The DAG run then fails, so that somebody notices."""
 
     relight >> [summarize(rows), all_relit()]
     # [END howto_flora_mapped_results]

@@ -97,7 +97,7 @@ def flora_pipeline_refresh():
 
     @task
     def all_relit() -> None:
-        """Not run if a row failed. The DAG run then fails, so that somebody looks at it."""
+        """Not run if a row failed. The DAG run then fails, so that somebody notices."""
 
     relight >> [write_manifest(products, folder), all_relit()]
     # [END howto_flora_manifest]

@@ -319,11 +319,6 @@ class LocalAirflow:
         self.kill(name)
         self.start(name)
 
-    def kill_all(self) -> None:
-        """SIGKILL the whole of Airflow. `start_all` brings it back with the same database."""
-        for name in list(self._components):
-            self.kill(name)
-
     def start_all(self) -> None:
         """Start every component that does not run, and wait until they are healthy."""
         for name in self._names:

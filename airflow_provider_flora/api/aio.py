@@ -169,9 +169,8 @@ class AsyncFloraClient:
                 proxy=self._proxy,
                 allow_redirects=False,
             ) as answer:
-                return Response.received(
-                    answer.status, answer.headers, await self._read_body(answer), self.settings
-                )
+                body = await self._read_body(answer)
+                return Response.received(answer.status, answer.headers, body, request, self.settings)
         except (asyncio.TimeoutError, TimeoutError):
             raise answers.timeout_error(request, self.settings) from None
         except (aiohttp.ClientError, OSError) as error:

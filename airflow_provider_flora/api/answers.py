@@ -91,7 +91,7 @@ def check_status(response: Response) -> None:
     if 300 <= response.status < 400:
         raise FloraAnswerError(
             f"Flora answered {response.status}, a redirect to {response.headers.get('location', 'nowhere')!r}. "
-            "Redirects are not followed, to protect the API key. If Flora has moved, change the connection's host.",
+            "Redirects are not followed, to protect the API key. If Flora has moved, change the base URL.",
             request_id=response.request_id,
             transient=False,
         )
@@ -174,7 +174,7 @@ def clock_skew(response: Response, now: float) -> float | None:
 
 
 def clocks_apart() -> float:
-    """Return by how many seconds this machine's clock is ahead of its monotonic clock, which nobody sets."""
+    """Return by how many seconds this machine's clock is ahead of its monotonic clock, which is never set."""
     return time.time() - time.monotonic()
 
 
@@ -199,6 +199,8 @@ def _api_error(response: Response) -> FloraAPIError:
         fields=_messages_by_field(error),
         request_id=response.request_id,
         retry_after=_retry_after(response.headers.get("retry-after")),
+        subject=response.subject,
+        key_name=response.key_name,
     )
 
 

@@ -255,7 +255,8 @@ class FloraClient:
                 headers=request.headers(self.settings),
                 data=request.content(),
             ) as answer:
-                return Response.received(answer.status_code, answer.headers, self._read_body(answer), self.settings)
+                body = self._read_body(answer)
+                return Response.received(answer.status_code, answer.headers, body, request, self.settings)
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
             raise answers.timeout_error(request, self.settings, was_sent=_was_sent(error)) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from airflow_provider_flora.api.remedies import TOP_UP, is_out_of_credits
 from airflow_provider_flora.api.remedies import Remedy as Remedy
 from airflow_provider_flora.api.remedies import remedy_for_run as remedy_for_run
 from airflow_provider_flora.api.remedies import remedy_of as remedy_of
@@ -194,6 +195,8 @@ class FloraAPIError(FloraError):
     :param fields: ``{field: message}`` of the inputs that Flora refused.
     :param request_id: ``req_…``, which Flora's support asks for.
     :param retry_after: seconds that Flora asks to wait, if any.
+    :param subject: what the request was about: ``technique 'portrait'``. A 404 names it.
+    :param key_name: what the text calls the API key.
     """
 
     kind = "api"
@@ -201,10 +204,10 @@ class FloraAPIError(FloraError):
     _TRANSIENT_STATUSES: ClassVar[frozenset[int]] = frozenset({408, 429})
     _REMEDIES: ClassVar[dict[int, Remedy]] = {400: Remedy.CHANGE_INPUT, 422: Remedy.CHANGE_INPUT}
     _ADVICE: ClassVar[dict[int, str]] = {
-        401: "Check the API key in the Flora connection. Flora's settings, under API keys, make a new one.",
-        402: "Top up the workspace's credits in Flora, then start again.",
-        403: "The key's workspace or plan does not allow this. Ask the workspace's owner.",
-        404: "Check the id, and that the key belongs to the id's workspace.",
+        401: "Check {key}. Flora's settings, under API keys, make a new one.",
+        402: TOP_UP,
+        403: "The workspace or plan of {key} does not allow this. Ask the workspace's owner.",
+        404: "{subject} was not found with {key}. Check the id, and that the key belongs to the id's workspace.",
         409: "This idempotency key has already started a run. Find it in the technique's run history.",
         422: "This idempotency key was used with other inputs. Use a new key for new inputs.",
         429: "All users of a workspace share its rate limit. Start fewer runs at once.",
@@ -219,6 +222,8 @@ class FloraAPIError(FloraError):
         fields: dict[str, str] | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        subject: str = "",
+        key_name: str = "the API key",
     ) -> None:
         self.status: int = status
         self.code = code
@@ -226,7 +231,7 @@ class FloraAPIError(FloraError):
         self.fields = fields or {}
         self.request_id = request_id
         self.retry_after = retry_after
-        super().__init__(self._text())
+        super().__init__(self._text(self._advice(subject or "the id", key_name)))
         self.transient = status in self._TRANSIENT_STATUSES or status >= 500
         self.remedy = (
             Remedy.RETRY_LATER
@@ -239,7 +244,13 @@ class FloraAPIError(FloraError):
         """Whether Flora itself answered. Its errors have a code; those of a proxy have none."""
         return self.code is not None
 
-    def _text(self) -> str:
+    def _advice(self, subject: str, key_name: str) -> str:
+        if self.status == 404 and not self.is_floras_own:
+            return "Check the base URL."
+        advice = TOP_UP if is_out_of_credits(self.code) else self._ADVICE.get(self.status, "")
+        return advice.format(subject=subject[0].upper() + subject[1:], key=key_name)
+
+    def _text(self, advice: str) -> str:
         text = f"Flora answered {self.status}"
         if self.code:
             text += f" {self.code}"
@@ -248,9 +259,7 @@ class FloraAPIError(FloraError):
             text += " (" + "; ".join(f"{field}: {why}" for field, why in self.fields.items()) + ")"
         if self.request_id:
             text += f" [request id {self.request_id}]"
-        if advice := self._ADVICE.get(self.status or 0):
-            text += f" {advice}"
-        return text
+        return f"{text} {advice}" if advice else text
 
 
 class FloraRunFailedError(FloraError):
@@ -274,7 +283,8 @@ class FloraRunFailedError(FloraError):
             text += f": {run.error_message}"
         if run.request_id:
             text += f" [request id {run.request_id}]"
-        super().__init__(f"{text} (remedy: {self.remedy.value})")
+        advice = f" {TOP_UP}" if is_out_of_credits(self.code) else ""
+        super().__init__(f"{text} (remedy: {self.remedy.value}){advice}")
 
 
 class FloraRunTimeoutError(FloraError):

@@ -36,7 +36,8 @@ class Request:
     :param file: a file to send in one request.
     :param idempotency_key: header that stays the same each time the request is sent.
     :param spends_money: whether the request starts a run.
-    :param in_workspace: add the connection's workspace if the query names none.
+    :param in_workspace: add the settings' workspace if the query names none.
+    :param subject: what the request is about, for errors: ``technique 'portrait'``.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Request:
     idempotency_key: str | None = None
     spends_money: bool = False
     in_workspace: bool = False
+    subject: str = ""
 
     def url(self, settings: ClientSettings) -> str:
         """Return the full URL, always on the connection's own origin."""
@@ -89,17 +91,24 @@ class Response:
     """An answer of Flora.
 
     :param headers: headers with lower-case names.
+    :param subject: what the request was about, for errors.
+    :param key_name: what errors call the API key of the request.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    subject: str = ""
+    key_name: str = "the API key"
 
     @classmethod
-    def received(cls, status: int, headers: Mapping[str, str], body: bytes, settings: ClientSettings) -> Response:
+    def received(
+        cls, status: int, headers: Mapping[str, str], body: bytes, request: Request, settings: ClientSettings
+    ) -> Response:
         """Return an answer as it came, without the API key: an error may repeat what it was asked with."""
         lower = {name.lower(): value.replace(settings.api_key, "…") for name, value in headers.items()}
-        return cls(status, lower, body if status < 300 else body.replace(settings.api_key.encode(), "…".encode()))
+        body = body if status < 300 else body.replace(settings.api_key.encode(), "…".encode())
+        return cls(status, lower, body, request.subject, settings.key_name)
 
     @property
     def request_id(self) -> str | None:

@@ -117,7 +117,7 @@ def text(value: Any) -> str | None:
 
 
 def message(value: Any) -> str | None:
-    """Take a message as :func:`text` does, and of one that nobody could read to its end the beginning."""
+    """Read a message as :func:`text` does. Shorten one that is too long to read."""
     read = value if isinstance(value, str) else text(value)
     if read is None or len(read) <= LONGEST_MESSAGE:
         return read

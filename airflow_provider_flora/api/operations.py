@@ -24,12 +24,13 @@ def list_workspaces() -> Request:
 
 def get_technique(technique_id: str) -> Request:
     """``getTechnique``: by id or slug."""
-    return Request("GET", f"/techniques/{_segment(technique_id)}")
+    return Request("GET", f"/techniques/{_segment(technique_id)}", subject=f"technique {technique_id!r}")
 
 
 def get_technique_run(technique_id: str, run_id: str) -> Request:
     """``getTechniqueRun``."""
-    return Request("GET", f"/techniques/{_segment(technique_id)}/runs/{_segment(run_id)}")
+    path = f"/techniques/{_segment(technique_id)}/runs/{_segment(run_id)}"
+    return Request("GET", path, subject=f"run {run_id!r} of technique {technique_id!r}")
 
 
 def list_techniques(query: str | None, workspace_id: str | None, page_size: int) -> Pages[Technique]:
@@ -87,7 +88,8 @@ def start_technique_run(
     }
     if callback_url is not None:
         body["callback_url"] = callback_url
-    return Request("POST", f"/techniques/{_segment(technique_id)}/runs", body=body, spends_money=True)
+    path = f"/techniques/{_segment(technique_id)}/runs"
+    return Request("POST", path, body=body, spends_money=True, subject=f"technique {technique_id!r}")
 
 
 SIGNED_UPLOAD = "signed-url"
@@ -105,26 +107,36 @@ def create_asset(
 ) -> Request:
     """``POST /assets`` (SDK), always with an idempotency key, so that it can be sent again."""
     details = {"file_name": file_name, "content_type": content_type, "folder": folder, "project_id": project_id}
-    body = {"workspace_id": workspace_id, **{name: value for name, value in details.items() if value}}
+    body: dict[str, Any] = {
+        "workspace_id": workspace_id,
+        **{name: value for name, value in details.items() if value},
+    }
     idempotency_key = idempotency_key or new_idempotency_key()
-    if isinstance(source, SmallFile):
-        return Request("POST", "/assets", body=body, file=source, idempotency_key=idempotency_key)
-    return Request("POST", "/assets", body={"source": source, **body}, idempotency_key=idempotency_key)
+    file = source if isinstance(source, SmallFile) else None
+    if file is None:
+        body = {"source": source, **body}
+    subject = f"workspace {workspace_id!r}" + (f" or project {project_id!r}" if project_id else "")
+    return Request("POST", "/assets", body=body, file=file, idempotency_key=idempotency_key, subject=subject)
 
 
 def complete_asset(asset_id: str) -> Request:
     """``POST /assets/{assetId}/complete`` (SDK)."""
-    return Request("POST", f"/assets/{_segment(asset_id)}/complete", idempotency_key=new_idempotency_key())
+    return _change_asset(asset_id, "complete")
 
 
 def retry_asset(asset_id: str) -> Request:
     """``POST /assets/{assetId}/retry`` (SDK)."""
-    return Request("POST", f"/assets/{_segment(asset_id)}/retry", idempotency_key=new_idempotency_key())
+    return _change_asset(asset_id, "retry")
 
 
 def get_asset(asset_id: str) -> Request:
     """``GET /assets/{assetId}`` (SDK)."""
-    return Request("GET", f"/assets/{_segment(asset_id)}")
+    return Request("GET", f"/assets/{_segment(asset_id)}", subject=f"asset {asset_id!r}")
+
+
+def _change_asset(asset_id: str, action: str) -> Request:
+    path = f"/assets/{_segment(asset_id)}/{action}"
+    return Request("POST", path, idempotency_key=new_idempotency_key(), subject=f"asset {asset_id!r}")
 
 
 def new_idempotency_key() -> str:

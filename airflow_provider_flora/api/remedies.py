@@ -76,6 +76,7 @@ REMEDIES_BY_CODE: dict[str, Remedy] = {
     ),
     **dict.fromkeys(("GENERATION_NOT_PAID", "GENERATION_CANCELLED"), Remedy.GIVE_UP),
 }
+TOP_UP = "Top up the workspace's credits in Flora, then start again."
 # Only a person can grant money and access, so future codes of these families give up too.
 _GIVE_UP = re.compile(r"(?:ACCESS|BILLING)_.*|.*_ENTITLEMENT_REQUIRED")
 
@@ -131,6 +132,11 @@ def remedy_for_run(error_code: str | None, error_message: str | None) -> Remedy:
     if remedy.retryable and _REFUSAL.search(_HARMLESS.sub("", words)):
         return Remedy.CHANGE_INPUT
     return remedy
+
+
+def is_out_of_credits(code: str | None) -> bool:
+    """Whether a code of an answer or of a failed run means that the workspace lacks credits."""
+    return code == "insufficient_credits" or (code or "").startswith("BILLING_")
 
 
 def remedy_of(run: Run) -> Remedy:

@@ -77,6 +77,7 @@ class ClientSettings:
         environment's proxies. Loopback addresses never use a proxy.
     :param verify: check TLS certificates: true, false, or the path of a file or folder with the only CAs to trust.
     :param allow_http: allow plain http, with the key, to addresses that are not loopback.
+    :param key_name: what errors call the API key, for users who have several.
     :raises FloraSettingsError: a setting is invalid.
     """
 
@@ -88,6 +89,7 @@ class ClientSettings:
     proxies: dict[str, str] = field(default_factory=dict, repr=False)  # may hold the proxy's password
     verify: bool | str = True
     allow_http: bool = False
+    key_name: str = field(default="the API key", compare=False)
 
     def __post_init__(self) -> None:
         if not self.api_key:

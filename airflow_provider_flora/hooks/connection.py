@@ -37,7 +37,10 @@ def settings_of(connection: Connection, conn_id: str) -> ClientSettings:
                 "its password."
             )
         settings = ClientSettings(
-            api_key=_read_key(connection, conn_id), base_url=_read_base_url(connection), **_read_extra(connection)
+            api_key=_read_key(connection, conn_id),
+            base_url=_read_base_url(connection),
+            key_name=f"the API key of connection {conn_id!r}",
+            **_read_extra(connection),
         )
         # Checked here, since a retry of a request cannot fix these errors.
         if isinstance(settings.verify, str):

@@ -55,21 +55,13 @@ class FloraDownloadOutputsOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Get the run, download its outputs, and return its value."""
-        from airflow_provider_flora.api.errors import FloraAPIError, FloraParameterError
         from airflow_provider_flora.files.downloads.downloads import Downloads
         from airflow_provider_flora.hooks.flora import FloraHook
         from airflow_provider_flora.runs.outcome import airflow_errors, hand_over
 
         with airflow_errors(), FloraHook(self.flora_conn_id).get_conn() as client:
             downloads = Downloads(self.download_to, self.file_name, self.log)
-            try:
-                run = client.get_technique_run(self.technique_id, self.run_id)
-            except FloraAPIError as error:
-                if error.status != 404:
-                    raise
-                raise FloraParameterError(
-                    f"Technique {self.technique_id!r} has no run {self.run_id!r} with outputs to download: {error}"
-                ) from error
+            run = client.get_technique_run(self.technique_id, self.run_id)
             if not run.completed:
                 raise AirflowFailException(self._not_completed_message(run))
             store = store_of(context)

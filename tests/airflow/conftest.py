@@ -27,7 +27,7 @@ def _emulator() -> Iterator[Emulator]:
 
 @pytest.fixture
 def emulator(_emulator: Emulator) -> Emulator:
-    """The emulator with empty books."""
+    """The emulator with an empty ledger."""
     _emulator.reset()
     return _emulator
 

@@ -133,8 +133,8 @@ def order_failure(emulator: Emulator) -> None:
 
 
 def check_refreshed(storage: Storage, state: str | None) -> None:
-    """One row failed, the others have their files, and the manifest tells it all."""
-    assert state == "failed"  # somebody should look
+    """One row failed, the others have their files, and the manifest describes each."""
+    assert state == "failed"  # a person has to act
     [path] = [path for path in storage.files() if path.endswith("/manifest.csv")]
     rows = {row["product"]: row for row in csv.DictReader(io.StringIO(storage.files()[path].decode()))}
     assert list(rows) == list(PRODUCTS)
@@ -157,7 +157,7 @@ def check_refreshed(storage: Storage, state: str | None) -> None:
 
 
 def check_storyboard(storage: Storage, state: str | None, reel: list[str], scenes: int) -> None:
-    """The films, in the order of the lines, and no other files."""
+    """The videos, in the order of the lines, and no other files."""
     assert state == "success"
     assert len(reel) == scenes
     assert sorted(reel) == reel
@@ -165,12 +165,12 @@ def check_storyboard(storage: Storage, state: str | None, reel: list[str], scene
     assert all(content[4:8] == b"ftyp" for content in storage.files().values())
 
 
-def check_told(storages: Mapping[str, Storage], told: list[dict[str, Any]]) -> None:
+def check_manifest_events(storages: Mapping[str, Storage], extras: list[dict[str, Any]]) -> None:
     """One run reads the events of both refreshes, each with its storage."""
-    assert sorted(event["manifest"].partition("/relit/")[0] for event in told) == sorted(
+    assert sorted(event["manifest"].partition("/relit/")[0] for event in extras) == sorted(
         storage.uri for storage in storages.values()
     )
-    for event in told:
+    for event in extras:
         assert (event["relit"], event["failed"], event["cost"]) == (["sneaker", "mug"], ["lamp"], 0.36)
 
 
@@ -202,7 +202,7 @@ def why(airflow: LocalAirflow, dag_id: str, run_id: str) -> str:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """The refreshes on Airflow 3: their storages and states by kind, and the emulator's books after them."""
+    """The refreshes on Airflow 3: their storages and states by kind, and the emulator's ledger after them."""
 
     storages: dict[str, Storage]
     states: dict[str, str]
@@ -274,12 +274,12 @@ def test_a_storyboard_on_airflow_3_ends_in_films(
     assert emulator.ledger()["started_runs"] == emulator.ledger()["charged_runs"] == 5
 
     events = airflow.api("GET", "/assets/events", params={"source_dag_id": dag_id, "source_run_id": run_id})
-    told = [event["extra"] for event in events["asset_events"]]
-    assert sorted({event["files"][0]["uri"] for event in told}) == airflow.xcom(dag_id, run_id, "reel")
-    assert len(told) <= 2 + airflow.tries_ended_by_mistake(run_id)
-    assert {event["technique_id"] for event in told} == {"product-motion"}
-    assert {event["charged_cost"] for event in told} == {0.55}
-    assert {event["run_id"] for event in told} <= {run["run_id"] for run in emulator.ledger()["runs"]}
+    extras = [event["extra"] for event in events["asset_events"]]
+    assert sorted({event["files"][0]["uri"] for event in extras}) == airflow.xcom(dag_id, run_id, "reel")
+    assert len(extras) <= 2 + airflow.tries_ended_by_mistake(run_id)
+    assert {event["technique_id"] for event in extras} == {"product-motion"}
+    assert {event["charged_cost"] for event in extras} == {0.55}
+    assert {event["run_id"] for event in extras} <= {run["run_id"] for run in emulator.ledger()["runs"]}
 
 
 def test_the_manifests_start_the_next_dag_on_airflow_3(
@@ -297,7 +297,7 @@ def test_the_manifests_start_the_next_dag_on_airflow_3(
         assert run_id is not None
         state = airflow.wait_for_dag_run(CONSUMER, run_id)
     assert state == "success", why(airflow, CONSUMER, run_id)
-    check_told(refreshed_on_3.storages, airflow.xcom(CONSUMER, run_id, "manifests"))
+    check_manifest_events(refreshed_on_3.storages, airflow.xcom(CONSUMER, run_id, "manifests"))
     check_published(refreshed_on_3.storages, airflow.xcom(CONSUMER, run_id, "publish"))
 
 
@@ -317,7 +317,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def quick_emulator() -> Iterator[Emulator]:
-    """One whose runs end before anybody looks: here one run waits for the other."""
+    """The runs of one DAG may end before they are polled. Here one run waits for the other."""
     with Emulator(run_seconds=0.05, cost_lag=0, api_key=API_KEY) as emulator:
         yield emulator
 
@@ -417,19 +417,19 @@ def test_a_refresh_on_airflow_2_11_loses_only_the_row_that_failed(ran_on_2_11: R
 def test_a_storyboard_on_airflow_2_11_ends_in_films(ran_on_2_11: Ran, kind: str) -> None:
     run = "flora_pipeline_storyboard", kind
     storage = ran_on_2_11.storages[run]
-    films = Storage(storage.uri, storage.put, lambda: {p: c for p, c in storage.files().items() if "/" in p})
+    videos = Storage(storage.uri, storage.put, lambda: {p: c for p, c in storage.files().items() if "/" in p})
     assert ran_on_2_11.states[run] == "success", ran_on_2_11.output
-    check_storyboard(films, "success", ran_on_2_11.xcoms[(*run, "reel")], scenes=2)
+    check_storyboard(videos, "success", ran_on_2_11.xcoms[(*run, "reel")], scenes=2)
 
 
 def test_the_manifests_start_the_next_dag_on_airflow_2_11(ran_on_2_11: Ran) -> None:
     run = CONSUMER, "local"
     assert ran_on_2_11.states.get(run) == "success", ran_on_2_11.output
     storages = {kind: ran_on_2_11.storages["flora_pipeline_refresh", kind] for kind in ("local", "s3")}
-    check_told(storages, ran_on_2_11.xcoms[(*run, "manifests")])
+    check_manifest_events(storages, ran_on_2_11.xcoms[(*run, "manifests")])
     check_published(storages, ran_on_2_11.xcoms[(*run, "publish")])
 
 
 def test_nothing_was_paid_twice_on_airflow_2_11(ran_on_2_11: Ran) -> None:
-    # Two refreshes of three rows, one of which fails; two storyboards of a text, two stills and two films.
+    # Two refreshes of three rows, one of which fails; two storyboards of a text, two stills and two videos.
     assert (ran_on_2_11.ledger["started_runs"], ran_on_2_11.ledger["charged_runs"]) == (16, 14)

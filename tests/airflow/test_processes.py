@@ -13,7 +13,7 @@ TASK = "run_technique"
 
 
 def test_a_run_is_deferred_and_resumed_and_paid_once(airflow: LocalAirflow, emulator: Emulator) -> None:
-    # Longer than the first poll, which would hand over a run that has ended, and than it takes to look at Airflow.
+    # Longer than the first poll, which would hand over a run that has ended, and than it takes to query Airflow.
     emulator.order_fault("slow_run", seconds=30)
     run_id = airflow.trigger(DAG)
 

@@ -19,7 +19,7 @@ Script = Callable[[str], list[str]]
 
 
 def demo(script: Script, environment: Mapping[str, str], **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the demonstration with nobody at the terminal."""
+    """Run the demonstration without a terminal."""
     return subprocess.run(
         script("demo"),
         cwd=REPOSITORY,
@@ -41,8 +41,8 @@ def test_the_demonstration_shows_the_outputs(script: Script, script_environment:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    for told in ("Editorial Still", "0.09 USD a run", "prompt: ", "no worker is occupied", "completed  100 %"):
-        assert told in done.stdout
+    for shown in ("Editorial Still", "0.09 USD a run", "prompt: ", "no worker is occupied", "completed  100 %"):
+        assert shown in done.stdout
     saved = re.search(r"downloaded to (\S+\.png)", done.stdout)
     assert saved is not None
     assert Path(saved[1]).read_bytes().startswith(b"\x89PNG")
@@ -60,7 +60,7 @@ def test_the_demonstration_fails_when_the_run_does(
     assert emulator.api_key not in done.stdout + done.stderr
 
 
-def test_nobody_is_charged_without_being_asked(
+def test_nothing_is_charged_without_consent(
     script: Script, script_environment: dict[str, str], emulator: Emulator
 ) -> None:
     done = demo(script, script_environment, **real(emulator))
@@ -87,9 +87,9 @@ def test_airflow_with_the_emulator_leaves_nothing_behind(
         ends = time.monotonic() + 120
         while "Ctrl-C" not in log.read_text() and process.poll() is None and time.monotonic() < ends:
             time.sleep(0.3)
-        told = dict(re.findall(r"^  (\w+) +(\S+)", log.read_text(), re.MULTILINE))
-        assert requests.get(told["Airflow"], timeout=10).ok, log.read_text()
-        assert requests.get(told["Ledger"], timeout=10).json()["started_runs"] == 0
+        shown = dict(re.findall(r"^  (\w+) +(\S+)", log.read_text(), re.MULTILINE))
+        assert requests.get(shown["Airflow"], timeout=10).ok, log.read_text()
+        assert requests.get(shown["Ledger"], timeout=10).json()["started_runs"] == 0
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) > 5
     finally:

@@ -37,5 +37,5 @@ def ran(version: str, emulator: Emulator, tmp_path_factory: pytest.TempPathFacto
         runs, tries_lost = run_all(emulator, PYTHON, tmp_path_factory.mktemp(f"airflow-{version}-"))
         if not tries_lost:
             break
-        warnings.warn(f"Airflow {version} ended {tries_lost} tries by mistake", stacklevel=1)
+        warnings.warn(f"Airflow {version} ended {tries_lost} attempts by mistake", stacklevel=1)
     return runs

@@ -38,7 +38,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class AllRan:
-    """Every DAG run by its name in `asked_for`, the folder they wrote to, and the emulator's books after them."""
+    """Every DAG run by its name in `asked_for`, the folder they wrote to, and the emulator's ledger after them."""
 
     runs: Mapping[str, Ran]
     storage: Path

@@ -343,7 +343,7 @@ test('assets.upload of a small file, by its path and from memory', async () => {
 
 test('assets.upload of 20 MB goes through a signed upload', async () => {
   const bytes = crypto.randomBytes(20 * 1024 * 1024);
-  await checkReady(await upload(bytes, { file_name: 'film.mp4' }), bytes, 'signed_url');
+  await checkReady(await upload(bytes, { file_name: 'video.mp4' }), bytes, 'signed_url');
   const { requests, uploads } = await control('GET', 'ledger');
   assert.deepEqual([requests.createAsset, requests.uploadBytes, requests.completeAsset], [1, 1, 1]);
   assert.equal(uploads[0].method, 'POST');
@@ -358,7 +358,7 @@ test('assets.upload falls back on the upload URL', async () => {
     return Response.json(rest);
   };
   const other = new Flora({ apiKey, baseURL, maxRetries: 0, fetch: without });
-  await checkReady(await upload(bytes, { file_name: 'film.mp4' }, other), bytes, 'signed_url');
+  await checkReady(await upload(bytes, { file_name: 'video.mp4' }, other), bytes, 'signed_url');
   assert.equal((await control('GET', 'ledger')).uploads[0].method, 'PUT');
 });
 
@@ -372,7 +372,7 @@ test('assets.upload tells why it failed', async () => {
   await order({ kind: 'fail_asset', failure_message: 'The scanner was down.' });
   await assert.rejects(upload(await photo(), { file_name: 'mug.png' }), /failed to process: The scanner was down/);
   await order({ kind: 'expire_upload' });
-  await assert.rejects(upload(Buffer.alloc(5 * 1024 * 1024), { file_name: 'film.mp4' }), /403 Forbidden - [^]*expired/);
+  await assert.rejects(upload(Buffer.alloc(5 * 1024 * 1024), { file_name: 'video.mp4' }), /403 Forbidden - [^]*expired/);
 });
 
 test('an asset, step by step', async () => {

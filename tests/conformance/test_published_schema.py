@@ -1,4 +1,4 @@
-"""The emulator keeps the vendor's contract, whatever is sent: requests, right and wrong, from `flora.openapi.yaml`.
+"""The emulator keeps the vendor's contract for valid and invalid requests from `flora.openapi.yaml`.
 
 What Flora's own client judges is in `test_flora_client.py`.
 """

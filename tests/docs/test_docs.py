@@ -104,7 +104,7 @@ def test_a_page_needs_no_sphinx(page: Path) -> None:
 
 
 @each_page
-def test_a_page_begins_with_its_title_and_says_something(page: Path) -> None:
+def test_a_page_begins_with_its_title_and_has_a_text(page: Path) -> None:
     lines = [line for line in page.read_text().splitlines() if line and not line.startswith(".. ")]
     assert set(lines[1]) == {"="}
     assert len(lines[1]) >= len(lines[0])

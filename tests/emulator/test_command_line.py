@@ -36,7 +36,7 @@ def running(*arguments):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_tells_how_to_reach_it_serves_and_ends_cleanly(number):
+def test_it_prints_its_address_serves_and_ends_cleanly(number):
     with running("--run-seconds", "0", "--api-key", "sk_test_a/b") as (process, printed):
         base_url = re.search(r"http://127\.0\.0\.1:\d+/api/v1", printed)[0]
         uri, connection = re.findall(r"AIRFLOW_CONN_FLORA_DEFAULT='(.*)'", printed)
@@ -59,7 +59,7 @@ def test_it_tells_how_to_reach_it_serves_and_ends_cleanly(number):
         assert process.stderr.read() == ""
 
 
-def test_a_taken_port_is_reported_in_one_line_with_the_way_out(capsys):
+def test_a_taken_port_is_reported_in_one_line_with_what_to_do(capsys):
     with Emulator() as emulator:
         assert __main__.main(["--port", str(emulator.port)]) == 1
     error = capsys.readouterr().err
@@ -71,7 +71,7 @@ def test_an_address_that_is_not_here_is_reported_in_one_line(capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_without_the_extra_one_line_tells_how_to_install_it(monkeypatch, capsys):
+def test_without_the_extra_one_line_explains_how_to_install_it(monkeypatch, capsys):
     monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None)
     assert __main__.main(["--port", "0"]) == 1
     assert capsys.readouterr().err == f"{server.MISSING_EXTRA}\n"

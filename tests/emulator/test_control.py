@@ -15,7 +15,7 @@ def control(flora, method, path, **options):
     return requests.request(method, f"{flora.emulator.origin}/_emulator/{path}", timeout=5, **options)
 
 
-def test_the_ledger_says_what_happened_and_what_it_cost(flora):
+def test_the_ledger_shows_what_happened_and_what_it_cost(flora):
     run = flora.run(idempotency_key="k")
     flora.run("script-to-clips", [text("script", "x")])
     flora.emulator.order_fault("stall_run")

@@ -42,7 +42,7 @@ def test_a_taken_port_is_an_error_and_can_be_tried_again(flora):
         assert requests.get(f"{late.base_url}/techniques", timeout=5).status_code == 401
 
 
-def test_it_stops_at_once_whatever_is_under_way(emulate):
+def test_it_stops_at_once_even_during_requests(emulate):
     flora = emulate(run_seconds=60)
     flora.emulator.order_fault("delay", seconds=60, operation="listTechniques")
     with ThreadPoolExecutor(2) as pool:

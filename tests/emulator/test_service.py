@@ -62,7 +62,7 @@ def test_what_comes_too_fast_is_refused_with_the_time_to_come_back(emulate):
     assert flora.start().status_code == 200
 
 
-def test_a_slow_rate_says_how_long_to_wait(emulate):
+def test_a_slow_rate_answers_how_long_to_wait(emulate):
     flora = emulate(rate_limit=0.25)
     flora.get("/techniques")
     assert 3 <= int(flora.get("/techniques").headers["retry-after"]) <= 4

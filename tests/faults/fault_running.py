@@ -29,7 +29,7 @@ from scripts.local_airflow import LocalAirflow, NotYetError
 API_KEY = "sk_test_that_must_not_be_seen_in_any_log"
 TASK = "run_technique"
 FINAL = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
-FILM_BYTES = 24_000_000
+VIDEO_BYTES = 24_000_000
 """More than the buffers of a connection hold: while Flora does not read, a task cannot have sent it to its end."""
 LONGEST = 420.0
 """Seconds after which a scenario is given up."""
@@ -57,10 +57,10 @@ class Scenario:
     :param charged: how many runs must be charged at the end.
     :param started: how many must have been started; default: as many as are charged.
     :param right: how many tasks must have the outputs of their own inputs; default: all or none, as `state` says.
-    :param error: what the error must say; of mapped tasks, of each that failed.
-    :param says: what the logs of its tries must say of its runs, in order. Tries that take up the last of them
+    :param error: what the error must contain; of mapped tasks, of each that failed.
+    :param says: what the logs of its attempts must report of its runs, in order. Attempts that resume the last one
         again may follow: under load Airflow itself ends a try that resumes before its deferral is accounted for.
-    :param sent: what became of each sending of the scenario's film: the upload host's answer, or ``None`` where it
+    :param sent: the outcome of each upload of the scenario's video: the upload host's answer, or ``None`` where it
         was broken off. Then Flora must have one asset, whole, and the run must be given that one.
     :param celery: run under Celery with two triggerers.
     :param together: scenarios of one such name run at the same time, and nothing else with them: what their script
@@ -207,7 +207,7 @@ class Board:
 
 
 def _video(size: int, noise: random.Random) -> bytes:
-    """An MP4 of so many bytes, most of them noise in a part that players pass over."""
+    """An MP4 of the given size, most of it noise in a part that players skip."""
     from airflow_provider_flora.emulator.media.videos import sample_clip
 
     start = sample_clip()
@@ -233,7 +233,7 @@ class Running:
         self.run_id = scenario.name
         self.folder = marks.parent / "files" / scenario.name
         self.folder.mkdir(parents=True)
-        self.film = self.folder / "film.mp4"
+        self.video = self.folder / "video.mp4"
         self.film_sha256 = ""
         self._board = board
         self._marks = marks
@@ -259,7 +259,7 @@ class Running:
         return min(hits, default=self._fault_at)
 
     def wait_runs(self, count: int, *statuses: str, timeout: float = 180) -> list[dict[str, Any]]:
-        """Wait until Flora has so many runs, in one of the statuses if any are given."""
+        """Wait until Flora has that many runs, in one of the statuses if any are given."""
         ends = time.monotonic() + timeout
         while True:
             runs = [run for run in self.flora.ledger()["runs"] if not statuses or run["status"] in statuses]
@@ -321,10 +321,10 @@ class Runner:
     :param at_once: how many scenarios the database bears at the same time.
     """
 
-    def __init__(self, airflow: LocalAirflow, marks: Path, say: Callable[[str], None], at_once: int) -> None:
+    def __init__(self, airflow: LocalAirflow, marks: Path, report: Callable[[str], None], at_once: int) -> None:
         self._airflow = airflow
         self._marks = marks
-        self._say = say
+        self._report = report
         self._at_once = at_once
 
     def run(self, scenarios: Sequence[Scenario]) -> list[Verdict]:
@@ -338,7 +338,7 @@ class Runner:
             def run(scenario: Scenario, meeting: threading.Barrier) -> None:
                 verdict = self._run(scenario, board, meeting)
                 verdicts.append(verdict)
-                self._say(f"[{len(verdicts)}/{len(scenarios)}] {verdict.line()}")
+                self._report(f"[{len(verdicts)}/{len(scenarios)}] {verdict.line()}")
 
             groups: dict[str | None, list[Scenario]] = {None: []}
             for scenario in sorted(scenarios, key=lambda one: -one.at_least):  # the longest first
@@ -389,8 +389,8 @@ class Runner:
         for order in scenario.orders:
             running.flora.order_fault(**order)
         if scenario.sent:
-            content = _video(FILM_BYTES, random.Random(scenario.name))
-            running.film.write_bytes(content)
+            content = _video(VIDEO_BYTES, random.Random(scenario.name))
+            running.video.write_bytes(content)
             running.film_sha256 = hashlib.sha256(content).hexdigest()
         conf = {
             "connection": running.run_id,
@@ -417,7 +417,7 @@ class Runner:
 
 
 class _Watch:
-    """Notes when the emulator's first fault fires, for scenarios in which nothing else tells, and files' sizes.
+    """Notes when the emulator's first fault fires, for scenarios without another sign, and files' sizes.
 
     :ivar sizes: those that each file was seen with under its final name; what is unfinished is hidden.
     """
@@ -452,8 +452,8 @@ def _judge(
     """Compare what is with what must be."""
     scenario = running.scenario
     _wait_for_ends(running)
-    books = running.flora.ledger()
-    verdict.started, verdict.charged = books["started_runs"], books["charged_runs"]
+    ledger = running.flora.ledger()
+    verdict.started, verdict.charged = ledger["started_runs"], ledger["charged_runs"]
     states = {str(one["state"]) for one in instances}
     verdict.state = states.pop() if len(states) == 1 else "mixed"
     fault_at = running.fault_at()
@@ -461,23 +461,23 @@ def _judge(
         verdict.problems.append("the fault never came")
     else:
         verdict.seconds = max(0.0, max(map(_end_of, instances)) - fault_at)
-    inputs = {run["run_id"]: run["inputs"][0]["value"] for run in books["runs"]}
+    inputs = {run["run_id"]: run["inputs"][0]["value"] for run in ledger["runs"]}
     given: list[str] = []
     for one in sorted(instances, key=lambda one: one["map_index"]):
         log = running.log(one)
         if one["state"] == "success":
             value = running.xcom(one)
             if one["task_id"] != TASK:
-                assets = {asset["asset_id"]: asset["sha256"] for asset in books["assets"]}
+                assets = {asset["asset_id"]: asset["sha256"] for asset in ledger["assets"]}
                 verdict.right += value["status"] == "ready" and assets[value["asset_id"]] == running.film_sha256
                 continue
             given.append(value["run_id"])
             ready = max(fault_at or 0.0, value["completed_at"] / 1000 - scenario.flora.get("clock_skew", 0.0))
             verdict.late = max(verdict.late or 0.0, _end_of(one) - ready)
-            own = inputs.get(value["run_id"], "") == _own_words(scenario, one)
-            # A technique that gives films has no texts; one that gives neither has lost its outputs.
+            own = inputs.get(value["run_id"], "") == _prompt_of(scenario, one)
+            # A technique that gives videos has no texts; one that gives neither has lost its outputs.
             texts = [output["url"] for output in value["outputs"] if output["type"] == "text"]
-            if own and value["outputs"] and all(_own_words(scenario, one) in text for text in texts):
+            if own and value["outputs"] and all(_prompt_of(scenario, one) in text for text in texts):
                 verdict.right += 1
             else:
                 verdict.problems.append(
@@ -488,17 +488,17 @@ def _judge(
         else:
             verdict.errors.append(_error_of(log))
             if scenario.error and not re.search(scenario.error, verdict.errors[-1], re.DOTALL):
-                verdict.problems.append(f"the error is {verdict.errors[-1]!r}; it must say {scenario.error!r}")
+                verdict.problems.append(f"the error is {verdict.errors[-1]!r}; it must contain {scenario.error!r}")
         if scenario.says:
             tries = range(1, one["try_number"] + 1)
-            said = [words for number in tries for words in _said(running.log(one, number))]
-            more = " ".join(said).removeprefix(scenario.says)
+            logged = [words for number in tries for words in _logged(running.log(one, number))]
+            more = " ".join(logged).removeprefix(scenario.says)
             if not re.fullmatch("( Adopted)*", more):
-                verdict.problems.append(f"its log must say {scenario.says!r}; it says {said}")
+                verdict.problems.append(f"its log must report {scenario.says!r}, not {logged}")
     if len(set(given)) != len(given):
         verdict.problems.append("one run was handed to two tasks")
     if scenario.sent:
-        verdict.problems += _wrong_assets(running, books)
+        verdict.problems += _wrong_assets(running, ledger)
     must = {
         "state": scenario.state,
         "charged": scenario.charged,
@@ -512,16 +512,16 @@ def _judge(
     ]
 
 
-def _wrong_assets(running: Running, books: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with what became of the film: it must be one asset, whole, and the one that the run has."""
-    ready = [asset for asset in books["assets"] if asset["status"] == "ready"]
-    given = [entry["value"] for run in books["runs"] for entry in run["inputs"] if entry["id"] == "clip"]
-    sent = [upload["status"] for upload in books["uploads"]]
+def _wrong_assets(running: Running, ledger: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the video's asset: it must be one asset, whole, and the one that the run has."""
+    ready = [asset for asset in ledger["assets"] if asset["status"] == "ready"]
+    given = [entry["value"] for run in ledger["runs"] for entry in run["inputs"] if entry["id"] == "clip"]
+    sent = [upload["status"] for upload in ledger["uploads"]]
     compared = {
         "the ready assets": ([asset["sha256"] for asset in ready], [running.film_sha256]),
         "the run's asset": ([Path(url).stem for url in given], [asset["asset_id"] for asset in ready]),
-        "the sendings": (sent, list(running.scenario.sent)),
-        "the number of assets": (len(books["assets"]), len(running.scenario.sent)),
+        "the uploads": (sent, list(running.scenario.sent)),
+        "the number of assets": (len(ledger["assets"]), len(running.scenario.sent)),
     }
     for what, (found, wanted) in compared.items():
         if found != wanted:
@@ -546,7 +546,7 @@ def _end_of(instance: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(instance["end_date"]).timestamp() if instance["end_date"] else 0.0
 
 
-def _own_words(scenario: Scenario, instance: Mapping[str, Any]) -> str:
+def _prompt_of(scenario: Scenario, instance: Mapping[str, Any]) -> str:
     if instance["map_index"] >= 0:
         return f"{scenario.name} number {instance['map_index']}"
     return scenario.name
@@ -560,7 +560,7 @@ def _wait_for_ends(running: Running) -> None:
         time.sleep(0.5)
 
 
-def _said(log: str) -> list[str]:
+def _logged(log: str) -> list[str]:
     """What a try says of the run that it takes: one line at most."""
     return re.findall(r"^(Started|Adopted|Found|Leaving) run_\w+", log, re.MULTILINE)
 

@@ -122,7 +122,7 @@ def kill_a_triggerer_for_good(running: Running) -> None:
 
 
 def kill_the_worker(is_time: Callable[[Running], object]) -> Script:
-    """SIGKILL the whole Celery worker, with the tasks' processes and those that look after them, and start it."""
+    """SIGKILL the whole Celery worker, with the tasks' processes and their supervisors, and start it."""
 
     def script(running: Running) -> None:
         def work() -> None:
@@ -146,7 +146,7 @@ def an_upload_is_halfway(running: Running) -> bool:
     for process in running.airflow.processes("celery-worker"):
         with suppress(psutil.NoSuchProcess):
             opened += [file.path for file in process.open_files()]
-    return str(running.film) in opened
+    return str(running.video) in opened
 
 
 def four_files_are_halfway(running: Running) -> object:

@@ -1,4 +1,4 @@
-"""Whatever dies: each execution is charged once, and each task has the outputs of its own inputs.
+"""Any process may die: each execution is charged once, and each task has the outputs of its own inputs.
 
 `make test` runs one, a real kill; `make test-airflow`, a part that has each kind of fault; `make faults`, all of
 them, and it writes a report.
@@ -61,8 +61,8 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     capture = request.config.pluginmanager.getplugin("capturemanager")
     one_by_one = threading.Lock()
 
-    def say(words: str) -> None:
-        """Tell of progress, past pytest's capture: all of it happens in this one fixture."""
+    def report(words: str) -> None:
+        """Report progress, past pytest's capture: all of it happens in this one fixture."""
         with one_by_one, capture.global_and_fixture_disabled():
             print(f"\n{time.strftime('%H:%M:%S')} {words}", end="", flush=True)
 
@@ -78,10 +78,10 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         home = tmp_path_factory.mktemp("celery" if celery else "faults")
         executor = "CeleryExecutor with Redis" if celery else "LocalExecutor"
         places.append(f"{executor} and {'PostgreSQL' if with_postgres else 'SQLite'}")
-        say(places[-1])
+        report(places[-1])
         try:
-            with _airflow(home, say, celery=celery, with_postgres=with_postgres) as airflow:
-                found += Runner(airflow, home / "marks", say, 7 if with_postgres else 2).run(scenarios)
+            with _airflow(home, report, celery=celery, with_postgres=with_postgres) as airflow:
+                found += Runner(airflow, home / "marks", report, 7 if with_postgres else 2).run(scenarios)
         except Exception as error:
             judged = [verdict.scenario for verdict in found]
             problem = f"Airflow: {type(error).__name__}: {error}"
@@ -90,7 +90,7 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             if celery:
                 _clear_redis()
     took = time.monotonic() - began
-    say(f"all scenarios took {took:.0f} s")
+    report(f"all scenarios took {took:.0f} s")
     if ALL and {verdict.scenario.name for verdict in found} == {scenario.name for scenario in SCENARIOS}:
         found.sort(key=lambda verdict: SCENARIOS.index(verdict.scenario))
         write_report(REPOSITORY / "docs" / "reliability_results.rst", found, places, took)
@@ -107,7 +107,7 @@ def _clear_redis() -> None:
 
 
 def _one_of_each(scenarios: Sequence[Scenario]) -> list[Scenario]:
-    """What SQLite bears: one scenario of each fault, and whatever runs together with it."""
+    """What SQLite can take: one scenario of each fault, and those that run together with it."""
     first: dict[str, Scenario] = {}
     for scenario in scenarios:
         first.setdefault(scenario.fault, scenario)
@@ -115,7 +115,7 @@ def _one_of_each(scenarios: Sequence[Scenario]) -> list[Scenario]:
     return [one for one in scenarios if one in first.values() or one.together in groups]
 
 
-def _airflow(home: Path, say: Callable[[str], None], *, celery: bool, with_postgres: bool) -> LocalAirflow:
+def _airflow(home: Path, report: Callable[[str], None], *, celery: bool, with_postgres: bool) -> LocalAirflow:
     marks = home / "marks"
     marks.mkdir()
     celerys_own: dict[str, Any] = {
@@ -135,7 +135,7 @@ def _airflow(home: Path, say: Callable[[str], None], *, celery: bool, with_postg
         env=env,
         database_url=DATABASE_URL.format(os.getpid()) if with_postgres else None,
         database_cache=DATABASES,
-        report=lambda step: say(f"  {step}"),
+        report=lambda step: report(f"  {step}"),
         **(celerys_own if celery else {}),
     )
 

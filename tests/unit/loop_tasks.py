@@ -16,7 +16,7 @@ LOOKED_AT = tuple(Path(package.__file__).parent for package in (airflow_provider
 
 
 def tasks_left() -> set[asyncio.Task[Any]]:
-    """The tasks, other than this one, whose code is the provider's or aiohttp's, or is not told."""
+    """The tasks, other than this one, whose code is the provider's or aiohttp's, or is unknown."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     return {task for task in others if _is_looked_at(getattr(task.get_coro(), "cr_code", None))}
 
@@ -26,7 +26,7 @@ def _is_looked_at(code: CodeType | None) -> bool:
 
 
 async def quiet(timeout: float = 10.0) -> None:
-    """Let what was cancelled come to its end; whether it does is for :func:`tasks_left` to say."""
+    """Let cancelled tasks end. :func:`tasks_left` returns those that did not."""
     ends = time.monotonic() + timeout
     while tasks_left() and time.monotonic() < ends:
         await asyncio.sleep(0.01)

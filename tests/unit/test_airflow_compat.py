@@ -55,7 +55,7 @@ def test_every_name_is_found_in_the_airflow_that_is_here(name: str) -> None:
         assert getattr(airflow_compat, name) is getattr(airflow_compat, name) is not None
 
 
-def test_a_name_that_nobody_has_is_an_error_that_says_so() -> None:
+def test_an_unknown_name_is_an_error_that_names_it() -> None:
     with pytest.raises(ImportError, match="NoSuchName"):
         from airflow_provider_flora.airflow_compat import NoSuchName  # type: ignore[attr-defined]  # noqa: F401
 
@@ -80,7 +80,7 @@ def test_importing_the_file_imports_nothing_of_airflow() -> None:
 
 
 class SlowHook:
-    """A hook whose connection is there once the loop has gone on; both ways to read it say which one was taken."""
+    """A hook with a connection that needs a running loop. Both ways to read it report which one was used."""
 
     def __init__(self, loop_goes_on: threading.Event) -> None:
         self._loop_goes_on = loop_goes_on
@@ -120,7 +120,7 @@ def test_a_connection_of_the_environment_is_read(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("connection", [SimpleNamespace(), SimpleNamespace(aextra_dejson=None)])
-def test_a_connection_that_is_not_there_is_told_apart(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_connection_is_distinguished(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoConnection:
         @classmethod
         def get_connection(cls, conn_id: str) -> None:

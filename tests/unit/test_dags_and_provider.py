@@ -34,10 +34,10 @@ def serialized(dag: DAG) -> dict[str, Any]:
 @pytest.fixture
 def dag() -> DAG:
     """One technique feeds another, mapped over products and over outputs, and a sensor waits for a third."""
-    with DAG("films", schedule=None) as dag:
+    with DAG("videos", schedule=None) as dag:
         first = still(inputs={"prompt": "{{ ds }}"}, returns="outputs")
         FloraRunTechniqueOperator(
-            task_id="film", technique_id="product-motion", inputs={"photo": first.output["output_urls"]}
+            task_id="video", technique_id="product-motion", inputs={"photo": first.output["output_urls"]}
         )
         FloraRunTechniqueOperator.partial(
             task_id="each", technique_id="editorial-still", max_active_tis_per_dag=2, deferrable=True
@@ -60,8 +60,8 @@ def test_each_task_of_an_example_is_retried(path: Path) -> None:
 
 
 def test_operators_chain_map_and_feed_each_other(dag: DAG) -> None:
-    assert set(dag.task_dict) == {"still", "film", "each", "show", "wait"}
-    assert dag.get_task("still").downstream_task_ids == {"film", "show", "wait"}
+    assert set(dag.task_dict) == {"still", "video", "each", "show", "wait"}
+    assert dag.get_task("still").downstream_task_ids == {"video", "show", "wait"}
     assert dag.get_task("each").operator_class is FloraRunTechniqueOperator
 
 
@@ -123,12 +123,12 @@ def test_airflows_own_list_of_forms_has_floras() -> None:
 
 
 COMMANDS = {"get": ["get", "airflow-provider-flora"], "hooks": ["hooks"]}
-TOLD = {"get": "airflow-provider-flora", "hooks": "airflow_provider_flora.hooks.flora.FloraHook"}
+SHOWN = {"get": "airflow-provider-flora", "hooks": "airflow_provider_flora.hooks.flora.FloraHook"}
 ENVIRONMENTS = (".venv", ".venv-airflow-2.11")
 
 
 @pytest.fixture(scope="module")
-def said_by_airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], subprocess.Popen[str]]:
+def airflow_output(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], subprocess.Popen[str]]:
     """`airflow providers`, each command in each environment that is here, all at once."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FLORA"))}
     return {
@@ -152,11 +152,11 @@ def said_by_airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str,
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_command_line_shows_the_provider(
-    said_by_airflow: dict[tuple[str, str], subprocess.Popen[str]], environment: str, command: str
+    airflow_output: dict[tuple[str, str], subprocess.Popen[str]], environment: str, command: str
 ) -> None:
-    ran = said_by_airflow.get((environment, command))
+    ran = airflow_output.get((environment, command))
     if ran is None:
         pytest.skip(f"there is no {environment}; `make test-airflow` makes it")
-    said, _ = ran.communicate(timeout=120)
-    assert ran.returncode == 0, said
-    assert TOLD[command] in said
+    printed, _ = ran.communicate(timeout=120)
+    assert ran.returncode == 0, printed
+    assert SHOWN[command] in printed

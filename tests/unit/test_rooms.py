@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,6 +111,20 @@ def test_api_and_emulator_do_without_airflow(room: str) -> None:
     for own_room, path in files():
         if own_room == room:
             assert not any(own(name) == "airflow_compat" for name in imported(path)), path
+
+
+AIRFLOWS_WORDS = re.compile(
+    r"\b(Airflow|DAG|XCom|clear|expand|operator|sensor|task|max_run_cost|Admin)\b|connection's"
+)
+
+
+def test_the_api_prints_no_words_of_airflow() -> None:
+    for path in (PACKAGE / "api").glob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        comments = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in comments:
+                assert not AIRFLOWS_WORDS.search(node.value), f"{path}:{node.lineno}"
 
 
 def test_what_is_public_is_found_when_it_is_asked_for_and_costs_nothing_before() -> None:

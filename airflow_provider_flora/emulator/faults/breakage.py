@@ -20,7 +20,7 @@ _HTML = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center
 Answer = web.StreamResponse | None
 
 
-class ConnectionReset(Exception):  # noqa: N818  it was ordered and is no error
+class ConnectionReset(Exception):  # noqa: N818  a fault, not an error
     """The connection was reset, so there is no client to answer."""
 
 

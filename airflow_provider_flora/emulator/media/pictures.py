@@ -310,7 +310,7 @@ def _frame(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _relight(photo: Image.Image, light: Colour, from_left: bool) -> Image.Image:
-    """Light the photo anew from one side, and leave the other in shadow."""
+    """Light the photo again from one side, and leave the other in shadow."""
     width, height = photo.size
     beam = ImageOps.invert(Image.radial_gradient("L").resize((2 * width, 2 * height)))
     left = round(width * (0.8 if from_left else 0.2))

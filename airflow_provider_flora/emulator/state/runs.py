@@ -35,7 +35,7 @@ class SetOutput:
     seconds: float | None
 
     def holds(self, output_id: str, seconds_after: float) -> bool:
-        """Whether it is reported for this output, so many seconds after the end of the run."""
+        """Whether it is reported for this output, a number of seconds after the end of the run."""
         return self.output_id in (None, output_id) and (self.seconds is None or seconds_after < self.seconds)
 
 

@@ -194,7 +194,7 @@ def test_an_outage_takes_everything_down_for_a_while(flora):
     assert ledger["faults"] == []
 
 
-def test_a_rate_limit_on_order_may_keep_the_wait_to_itself(flora):
+def test_a_rate_limit_fault_may_omit_retry_after(flora):
     for sent in (True, False):
         order(flora, kind="rate_limit", per_second=2, retry_after=sent)
         answers = [flora.get("/techniques") for _ in range(4)]

@@ -109,7 +109,7 @@ def test_a_file_of_4_mb_is_taken_and_one_byte_more_is_not(flora):
 
 
 @pytest.mark.parametrize(
-    ("name", "part_type", "said", "kind"),
+    ("name", "part_type", "declared", "kind"),
     [
         ("a.png", None, None, "image/png"),
         ("a.PNG", "application/octet-stream", None, "image/png"),
@@ -124,15 +124,15 @@ def test_a_file_of_4_mb_is_taken_and_one_byte_more_is_not(flora):
         ("a.png", None, "image/gif; x=y", "image/gif"),
     ],
 )
-def test_the_type_is_what_the_client_says_or_else_what_the_name_says(flora, name, part_type, said, kind):
-    answer = flora.send_file(b"x", name, part_type=part_type, fields={"content_type": said} if said else {})
+def test_the_type_is_the_clients_or_else_that_of_the_name(flora, name, part_type, declared, kind):
+    answer = flora.send_file(b"x", name, part_type=part_type, fields={"content_type": declared} if declared else {})
     asset = flora.get(f"/assets/{answer.json()['asset_id']}").json()
     assert (asset["content_type"], asset["width"]) == (kind, None)
     assert requests.get(asset["url"], timeout=5).headers["content-type"] == kind
 
 
 @pytest.mark.parametrize(
-    ("name", "part_type", "said", "field"),
+    ("name", "part_type", "declared", "field"),
     [
         ("a.txt", None, None, "file"),
         ("a", None, None, "file"),
@@ -141,8 +141,8 @@ def test_the_type_is_what_the_client_says_or_else_what_the_name_says(flora, name
         ("a.svg", None, "image/svg+xml", "content_type"),
     ],
 )
-def test_other_types_are_refused(flora, name, part_type, said, field):
-    answer = flora.send_file(b"x", name, part_type=part_type, fields={"content_type": said} if said else {})
+def test_other_types_are_refused(flora, name, part_type, declared, field):
+    answer = flora.send_file(b"x", name, part_type=part_type, fields={"content_type": declared} if declared else {})
     assert fields(answer) == [field]
     assert "image/heif" in answer.json()["error"]["message"], "says which would do"
 
@@ -237,7 +237,7 @@ def test_every_operation_needs_the_key(flora):
 # By URL
 
 
-def test_a_url_of_the_emulator_is_fetched(flora):
+def test_a_url_of_the_emulator_is_downloaded(flora):
     url = f"{flora.emulator.origin}/media/samples/mug.png"
     created = flora.create_asset(source=url, folder="in").json()
     assert set(created) == CREATED
@@ -261,7 +261,7 @@ def test_a_url_of_the_emulator_is_fetched(flora):
         "https://[/a.png",
     ],
 )
-def test_private_places_are_not_fetched(flora, url):
+def test_private_places_are_not_downloaded(flora, url):
     assert fields(flora.create_asset(source=url)) == ["source"]
 
 
@@ -294,7 +294,7 @@ def test_nor_by_a_public_name_for_a_private_address(flora, monkeypatch):
     assert "no public address" in answer.text
 
 
-def test_what_cannot_be_fetched_is_an_error(flora):
+def test_a_url_that_cannot_be_downloaded_is_an_error(flora):
     origin = f"{flora.emulator.origin}/media"
     assert "404" in flora.create_asset(source=f"{origin}/none.png").json()["error"]["message"]
     assert fields(flora.create_asset(source=f"{origin}/blobs/10/x.bin")) == ["source"], "a type Flora does not take"
@@ -303,7 +303,7 @@ def test_what_cannot_be_fetched_is_an_error(flora):
     assert (in_the_ledger(flora), files_on_disk(flora)) == ([], [])
 
 
-def test_50_mb_are_fetched_and_no_more(flora):
+def test_50_mb_are_downloaded_and_no_more(flora):
     origin = f"{flora.emulator.origin}/media/blobs"
     assert flora.create_asset(source=f"{origin}/{50 * MB}/a.mp4").status_code == 200
     assert fields(flora.create_asset(source=f"{origin}/{50 * MB + 1}/a.mp4")) == ["source"]
@@ -312,7 +312,7 @@ def test_50_mb_are_fetched_and_no_more(flora):
 # By signed upload
 
 
-def test_a_reservation_says_how_to_upload_to_another_origin(flora):
+def test_a_reservation_describes_the_upload_to_another_origin(flora):
     reservation = reserved(flora, content_type="image/png")
     assert set(reservation) == RESERVED
     assert (reservation["status"], reservation["uploaded_via"]) == ("pending_upload", "signed_url")
@@ -481,8 +481,8 @@ def test_an_interrupted_upload_leaves_nothing(flora):
     assert change(flora, reservation, "complete").status_code == 409
 
 
-def test_a_large_upload_streams_to_disk_and_holds_nobody_up(flora):
-    reservation = reserved(flora, file_name="film.mp4")
+def test_a_large_upload_streams_to_disk_and_delays_no_other_request(flora):
+    reservation = reserved(flora, file_name="video.mp4")
     piece, count = bytes(range(256)) * 4096, 64
     answers, sent = 0, hashlib.sha256(piece * count).hexdigest()
     with ThreadPoolExecutor(1) as pool:

@@ -119,7 +119,7 @@ def test_a_chain_of_techniques_carries_the_picture_on(flora):
     assert difference(*videos) > 3
 
 
-def test_a_foreign_photo_is_not_fetched(flora):
+def test_a_foreign_photo_is_not_downloaded(flora):
     assert fetch(flora, relit(flora, "https://example.invalid/shoe.png"))
 
 

@@ -183,7 +183,7 @@ def test_several_values_of_one_input_are_one_run_for_each(flora):
     assert len(run_ids) == flora.emulator.ledger()["started_runs"] == 3
 
 
-def test_an_element_is_taken_where_the_slot_says_so(flora):
+def test_an_element_is_accepted_if_its_slot_accepts_elements(flora):
     assert flora.start("cctv-cam", [image("face", "elem_42")]).status_code == 200
     assert "face" in fields(flora.start("cctv-cam", [image("face", "elem 42")]))
 
@@ -218,7 +218,7 @@ def test_a_stalled_run_never_ends(flora):
     assert flora.run()["status"] == "completed", "the next one ends"
 
 
-def test_a_run_may_be_ordered_to_take_its_time(flora):
+def test_a_fault_may_make_a_run_slow(flora):
     flora.emulator.order_fault("slow_run", seconds=0.5)
     slow = flora.run()
     assert (slow["completed_at"] - slow["created_at"], slow["status"]) == (500, "completed")
@@ -245,7 +245,7 @@ def test_a_run_may_end_in_a_status_of_tomorrow(emulate, status):
     assert flora.run()["status"] == "completed", "the next one"
 
 
-def test_a_run_that_ends_in_a_status_of_tomorrow_may_say_why(flora):
+def test_a_run_with_an_unknown_final_status_may_have_an_error(flora):
     flora.emulator.order_fault("end_run", status="cancelled")
     flora.emulator.order_fault("fail_run", error_code="GENERATION_CANCELLED", error_message="Cancelled.")
     run = flora.start().json()

@@ -123,15 +123,15 @@ def result(context: Any) -> None:
 
 
 def answer(context: Any) -> None:
-    """The emulator was ordered to hold the answer back; its ledger says when the run was made."""
+    """The emulator holds the answer back. Its ledger shows when the run was made."""
     from airflow_provider_flora.api.client import FloraClient
 
     conf = context["dag_run"].conf
     ask = FloraClient.ask
 
     def start_and_be_watched(self: Any, request: Any, read: Any) -> Any:
-        def is_made(books: Any) -> bool:
-            texts = {entry["value"] for run in books["runs"] for entry in run["inputs"]}
+        def is_made(ledger: Any) -> bool:
+            texts = {entry["value"] for run in ledger["runs"] for entry in run["inputs"]}
             return request.body["inputs"][0]["value"] in texts and len(texts) >= conf.get("together", 1)
 
         if request.spends_money:
@@ -143,13 +143,13 @@ def answer(context: Any) -> None:
 
 
 def upload(context: Any) -> None:
-    """The emulator was ordered to stop reading. A file that was sent to its end is open no longer."""
+    """The emulator stops reading. A file that was sent completely is no longer open."""
     import psutil
 
-    film = f"{context['dag_run'].conf['folder']}/film.mp4"
+    video = f"{context['dag_run'].conf['folder']}/video.mp4"
 
-    def is_halfway(books: Any) -> bool:
-        return books["faults_fired"] and film in [file.path for file in psutil.Process().open_files()]
+    def is_halfway(ledger: Any) -> bool:
+        return ledger["faults_fired"] and video in [file.path for file in psutil.Process().open_files()]
 
     _die_when(context, is_halfway)
 
@@ -167,13 +167,13 @@ def completed(context: Any) -> None:
 
 
 def download(context: Any) -> None:
-    """The emulator was ordered to stop sending."""
+    """The emulator stops sending."""
     folder = Path(context["dag_run"].conf["folder"])
 
-    def is_halfway(books: Any) -> bool:
+    def is_halfway(ledger: Any) -> bool:
         # Before the fourth has stopped, files are being renamed.
         return (
-            books["faults_fired"].get("delay") == 4
+            ledger["faults_fired"].get("delay") == 4
             and [path.stat().st_size > 0 for path in folder.glob(".*")] == [True] * 4
         )
 
@@ -181,13 +181,13 @@ def download(context: Any) -> None:
 
 
 def _die_when(context: Any, is_it: Callable[[Any], bool]) -> None:
-    """Die when the emulator's books say so, whatever the task does then."""
-    books_at = f"{context['dag_run'].conf['origin']}/_emulator/ledger"
+    """Die at the point that the emulator's ledger shows, at any step of the task."""
+    ledger_url = f"{context['dag_run'].conf['origin']}/_emulator/ledger"
 
     def watch() -> None:
         while True:
-            with urllib.request.urlopen(books_at) as books:
-                if is_it(json.load(books)):
+            with urllib.request.urlopen(ledger_url) as ledger:
+                if is_it(json.load(ledger)):
                     die(context)
             time.sleep(0.05)
 
@@ -195,7 +195,7 @@ def _die_when(context: Any, is_it: Callable[[Any], bool]) -> None:
 
 
 def _meet(context: Any, count: int) -> None:
-    """Wait until so many tasks of the DAG run have come here, so that they go on in the same second."""
+    """Wait until that many tasks of the DAG run are here, so that they go on in the same second."""
     ti = context["ti"]
     place = Path(os.environ[MARKS]) / f"{ti.run_id}--meeting"
     place.mkdir(exist_ok=True)
@@ -209,7 +209,7 @@ def _meet(context: Any, count: int) -> None:
 
 
 class _Unreachable:
-    """A task's state store that cannot be reached, from the moment on that `is_it` tells."""
+    """A task's state store that cannot be reached, from the moment at which `is_it` is true."""
 
     def __init__(self, store: Any, context: Any, is_it: Callable[[Any], bool]) -> None:
         self._store = store
@@ -256,7 +256,7 @@ HITS: dict[str, Callable[[Any], None]] = {
 
 
 def technique(**parameters: Any) -> dict[str, Any]:
-    """The operator's parameters; the words of a run tell whose it is."""
+    """The operator's parameters; the prompt of a run shows whose it is."""
     return {
         "task_id": "run_technique",
         "technique_id": "tagline-writer",
@@ -289,14 +289,14 @@ for mode, deferrable in (("deferrable", True), ("synchronous", False)):
         FloraRunTechniqueOperator(
             inputs={"brief": "{{ run_id }} in try {{ ti.try_number }}"}, deferrable=deferrable, **technique()
         )
-    film = "{{ dag_run.conf['folder'] }}/film.mp4"
+    video = "{{ dag_run.conf['folder'] }}/video.mp4"
     clip = {"technique_id": "clip-recut", "deferrable": deferrable}
     with DAG(f"input_{mode}", max_active_runs=200):
-        FloraRunTechniqueOperator(inputs={"mood": "{{ run_id }}", "clip": film}, **technique(**clip))
+        FloraRunTechniqueOperator(inputs={"mood": "{{ run_id }}", "clip": video}, **technique(**clip))
     with DAG(f"upload_{mode}", max_active_runs=200):
         asset = FloraUploadAssetOperator(
             task_id="upload",
-            file=film,
+            file=video,
             flora_conn_id="{{ dag_run.conf['connection'] }}",
             retries=2,
             retry_delay=timedelta(seconds=1),

@@ -68,15 +68,15 @@ class FakeTime:
         self.sleep(seconds)
 
 
-def everything_said_by(error: BaseException) -> str:
+def everything_in(error: BaseException) -> str:
     """Return what an error and all that it was raised from show anywhere."""
-    said = ["".join(traceback.format_exception(error))]
+    printed = ["".join(traceback.format_exception(error))]
     pending, seen = [error], set()
     while pending:
         one = pending.pop()
         if id(one) not in seen:
             seen.add(id(one))
-            said += [str(one), repr(one), repr(one.args), repr(vars(one))]
+            printed += [str(one), repr(one), repr(one.args), repr(vars(one))]
             linked = one.__cause__ if one.__suppress_context__ else one.__context__
             pending += [linked] if linked is not None else []
-    return "\n".join(said)
+    return "\n".join(printed)

@@ -74,7 +74,7 @@ def _emulator() -> Iterator[Emulator]:
 
 @pytest.fixture
 def emulator(_emulator: Emulator) -> Emulator:
-    """The emulator with empty books; its runs end at once."""
+    """The emulator with an empty ledger; its runs end at once."""
     _emulator.reset()
     return _emulator
 

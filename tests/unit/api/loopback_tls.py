@@ -9,20 +9,19 @@ import socket
 import ssl
 import threading
 from pathlib import Path
-from types import TracebackType
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.unit.api.scripted_flora import Reply, ScriptedFlora
+from tests.unit.api.scripted_flora import LoopbackServer, Reply, ScriptedFlora
 
 NAMES = ("localhost", "flora.example")
 
 
 class Authority:
-    """A CA that nobody knows, and a certificate of it for :data:`NAMES` and 127.0.0.1.
+    """An unknown CA, and a certificate of it for :data:`NAMES` and 127.0.0.1.
 
     ``bundle`` is a file with the CA, ``folder`` one that OpenSSL can look CAs up in.
     """
@@ -111,7 +110,7 @@ class TlsFlora(ScriptedFlora):
         super()._serve(connection)
 
 
-class Tunnel:
+class Tunnel(LoopbackServer):
     """A proxy that takes CONNECT for any host, and connects it with one port of this machine.
 
     ``asked_for`` are the hosts and ports of the requests, ``headers`` what came with the last one, ``answer`` what
@@ -119,35 +118,13 @@ class Tunnel:
     """
 
     def __init__(self, port: int, authority: Authority | None = None) -> None:
+        super().__init__()
         self._port = port
         self._tls = authority.server if authority else None
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._open: list[socket.socket] = []
-        self.port: int = self._listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self.answer = b"HTTP/1.1 200 OK\r\n\r\n"
         self.asked_for: list[str] = []
         self.headers: dict[str, str] = {}
-
-    def __enter__(self) -> Tunnel:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for connection in self._open:
-            connection.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         try:

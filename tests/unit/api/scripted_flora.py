@@ -1,4 +1,4 @@
-"""A Flora that answers what a test tells it to, over real sockets: whatever a broken network can send."""
+"""A Flora with scripted answers over real sockets, and everything that a broken network can send."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Reply = bytes | Callable[[socket.socket], bool]
 """What to send, or what to do with the connection; it returns whether the connection stays open."""
@@ -66,7 +69,7 @@ def reset(connection: socket.socket) -> bool:
 
 
 class Silence:
-    """Send a beginning, then say nothing more until the test is over."""
+    """Send a beginning, then nothing more until the test is over."""
 
     def __init__(self, content: bytes = b"") -> None:
         self._content = content
@@ -94,36 +97,22 @@ class Drip:
         return False
 
 
-class ScriptedFlora:
-    """Answers the first request with the first reply, and so on; the last reply is for all that follow.
+class LoopbackServer:
+    """Accepts connections on this machine, and serves each in a thread of its own."""
 
-    ``requests`` are those that came, ``connections`` how many were made, ``most_at_once`` how many requests were
-    under way at the same time.
-    """
-
-    def __init__(self, *replies: Reply) -> None:
-        self._replies = replies or (answer(run_json("completed", charged_cost=0.5)),)
-        self.requests: list[Received] = []
+    def __init__(self) -> None:
         self.connections = 0
-        self.most_at_once = 0
-        self._at_once = 0
-        self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.origin = f"http://127.0.0.1:{self.port}"
-        self.base_url = f"{self.origin}/api/v1"
         self._open: list[socket.socket] = []
 
-    def __enter__(self) -> ScriptedFlora:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for reply in self._replies:
-            if isinstance(reply, (Silence, Drip)):
-                reply.over.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for connection in self._open:
@@ -138,6 +127,35 @@ class ScriptedFlora:
             self.connections += 1
             self._open.append(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class ScriptedFlora(LoopbackServer):
+    """Answers the first request with the first reply, and so on; the last reply is for all that follow.
+
+    ``requests`` are those that came, ``connections`` how many were made, ``most_at_once`` how many requests were
+    under way at the same time.
+    """
+
+    def __init__(self, *replies: Reply) -> None:
+        super().__init__()
+        self._replies = replies or (answer(run_json("completed", charged_cost=0.5)),)
+        self.requests: list[Received] = []
+        self.most_at_once = 0
+        self._at_once = 0
+        self._lock = threading.Lock()
+        self.origin = f"http://127.0.0.1:{self.port}"
+        self.base_url = f"{self.origin}/api/v1"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for reply in self._replies:
+            if isinstance(reply, (Silence, Drip)):
+                reply.over.set()
+        super().__exit__(kind, error, traceback)
 
     def _serve(self, connection: socket.socket) -> None:
         try:

@@ -80,13 +80,13 @@ def test_after_a_refused_answer_the_client_is_as_good_as_new(make_client: MakeCl
 
 
 @pytest.mark.parametrize("status", [b"200 OK", b"503 Busy"])
-def test_a_body_that_comes_in_drops_ends_with_the_time_out(status: bytes, make_client: MakeClient) -> None:
+def test_a_body_that_comes_in_drops_ends_with_the_timeout(status: bytes, make_client: MakeClient) -> None:
     drip = Drip(b"HTTP/1.1 " + status + b"\r\ncontent-length: 1000\r\n\r\n", every=0.05)
     with ScriptedFlora(drip) as flora, pytest.raises(FloraTimeoutError, match=r"within 0\.3 s"):
         make_client(flora.base_url, timeout=0.3, max_retries=0).get_technique("tech_1")
 
 
-def test_the_bounds_of_a_body_are_kept_by_the_clock_that_is_handed_in() -> None:
+def test_the_time_limit_of_a_body_is_measured_by_the_given_clock() -> None:
     now = [0.0]
     body = answers.Body("application/json", 10.0, lambda: now[0])
     body.add(b"a")

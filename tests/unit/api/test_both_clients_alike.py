@@ -113,7 +113,7 @@ def test_every_error_of_the_emulator_is_raised(status: int, emulator: Emulator, 
     assert caught.value.request_id.startswith("req_")
 
 
-def test_ask_sends_a_request_once_for_whoever_has_retry_rules_of_its_own(
+def test_ask_sends_a_request_once_for_callers_with_their_own_retry_rules(
     emulator: Emulator, make_client: MakeClient
 ) -> None:
     client = make_client(emulator.base_url)
@@ -125,7 +125,7 @@ def test_ask_sends_a_request_once_for_whoever_has_retry_rules_of_its_own(
     assert emulator.ledger()["requests"]["getTechnique"] == 2
 
 
-def test_every_field_that_flora_refuses_is_told(emulator: Emulator, make_client: MakeClient) -> None:
+def test_every_field_that_flora_refuses_is_reported(emulator: Emulator, make_client: MakeClient) -> None:
     wrong = [{"id": "nope", "type": "text", "value": "a"}, {"id": "light", "type": "text", "value": ""}]
     with pytest.raises(FloraAPIError) as caught:
         make_client(emulator.base_url).start_technique_run("product-relight", wrong, mode="later")
@@ -150,8 +150,8 @@ def test_several_values_for_an_input_start_nothing(form: str, emulator: Emulator
     assert "startTechniqueRun" not in emulator.ledger()["requests"]
 
 
-def test_a_wrong_key_is_told_in_words_a_person_can_act_on(emulator: Emulator, make_client: MakeClient) -> None:
-    with pytest.raises(FloraAPIError, match=r"401 invalid_api_key.*Check the API key in the Flora connection"):
+def test_a_wrong_key_is_reported_with_what_to_do(emulator: Emulator, make_client: MakeClient) -> None:
+    with pytest.raises(FloraAPIError, match=r"401 invalid_api_key.*Check the API key\."):
         make_client(emulator.base_url, api_key="sk_test_wrong").list_workspaces()
 
 

@@ -55,7 +55,7 @@ def test_each_operation_goes_to_the_address_that_flora_documents(request_: excha
 
 
 @pytest.mark.parametrize("awkward", AWKWARD_IDS)
-def test_an_id_stays_one_segment_of_the_path_whatever_is_in_it(
+def test_any_id_stays_one_segment_of_the_path(
     awkward: str, client: FloraClient, flora: requests_mock.Mocker
 ) -> None:
     client.get_technique_run(awkward, awkward)
@@ -152,7 +152,7 @@ def test_lists_are_narrowed_to_the_connections_workspace_unless_the_call_names_a
         assert parse_qs(urlsplit(request.target).query)["workspace_id"] == [asked]
 
 
-def test_every_request_carries_the_key_and_says_who_asks(make_client: MakeClient) -> None:
+def test_every_request_carries_the_key_and_a_user_agent(make_client: MakeClient) -> None:
     with ScriptedFlora(answer(run_json())) as flora:
         make_client(flora.base_url).get_technique_run("tech_1", "run_1")
 

@@ -1,4 +1,4 @@
-"""Inputs are checked before anything is spent, and every mistake is told at once."""
+"""Inputs are checked before anything is spent, and every mistake is reported at once."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_none_does_not_stand_in_for_what_is_required(form: Any) -> None:
     assert problems_with(form({**GOOD, "prompt": None})) == ["'prompt' is missing: it takes a text"]
 
 
-def test_every_mistake_is_told_at_once_naming_the_input_and_what_it_takes() -> None:
+def test_every_mistake_is_reported_at_once_naming_the_input_and_what_it_takes() -> None:
     inputs = {
         "promt": "a typo",
         "photo": "http://elsewhere.example/1.png",
@@ -114,7 +114,7 @@ def test_every_mistake_is_told_at_once_naming_the_input_and_what_it_takes() -> N
     assert not caught.value.transient
 
 
-def test_one_mistake_is_told_as_one() -> None:
+def test_one_mistake_is_reported_as_one() -> None:
     with pytest.raises(FloraInputError, match=r"^1 mistake in the inputs"):
         check_inputs({"prompt": "a"}, TECHNIQUE)
 
@@ -152,7 +152,7 @@ def test_a_technique_without_inputs_takes_none() -> None:
     assert problems_with({"a": "b"}, bare) == ["'a' is not an input of this technique; it has: none"]
 
 
-def test_a_required_input_that_no_run_can_be_given_is_told() -> None:
+def test_a_required_input_that_no_run_can_have_is_reported() -> None:
     lip_sync = Technique(technique_id="t", name="T", inputs=[Slot(id="speech", type="audioUrl")])
 
     assert problems_with({}, lip_sync) == [
@@ -298,7 +298,7 @@ def test_an_entry_of_another_shape_is_refused_saying_what_each_takes(entry: Any)
             call()
 
 
-def test_a_list_says_its_own_types_so_that_the_technique_need_not_be_asked() -> None:
+def test_a_list_has_its_own_types_so_that_the_technique_is_not_requested() -> None:
     assert types_are_known(as_list(GOOD))
     assert not types_are_known(GOOD)
     assert run_inputs([{"id": "any", "type": "thing", "value": ""}], "tech_1")[0].type == "thing"

@@ -31,7 +31,7 @@ def test_a_base_url_may_come_with_or_without_its_path(given_url: str, base_url: 
     assert ClientSettings(KEY, given_url).base_url == base_url
 
 
-def test_by_default_flora_itself_is_asked_with_the_time_out_and_retries_of_the_connections_form() -> None:
+def test_by_default_flora_itself_is_asked_with_the_timeout_and_retries_of_the_connections_form() -> None:
     settings = ClientSettings(KEY)
 
     assert settings.base_url == "https://app.flora.ai/api/v1"
@@ -152,7 +152,7 @@ def test_a_key_with_a_character_that_no_key_has_is_refused_without_showing_it(ma
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, 86_401])
-def test_a_time_out_that_is_no_time_is_refused(timeout: float) -> None:
+def test_a_timeout_that_is_no_time_is_refused(timeout: float) -> None:
     with pytest.raises(FloraSettingsError, match=r"timeout must be more than 0 and at most 86400 seconds"):
         ClientSettings(KEY, timeout=timeout)
 

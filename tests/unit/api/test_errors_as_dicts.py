@@ -58,7 +58,7 @@ def test_an_error_comes_out_as_it_went_in(error: FloraError) -> None:
     assert {name: getattr(again, name) for name in plain} == plain
 
 
-def test_every_kind_of_error_is_told_apart_and_tested_here() -> None:
+def test_every_kind_of_error_is_distinct_and_tested_here() -> None:
     # Not the classes that a task makes of them for Airflow.
     kinds = [kind for kind in all_kinds() if getattr(errors, kind.__name__, None) is kind]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,10 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_flora.api import answers
-from airflow_provider_flora.api.errors import FloraAPIError, FloraError, FloraPriceError, Remedy
+from airflow_provider_flora.api.client import FloraClient
+from airflow_provider_flora.api.errors import (
+    FloraAPIError,
+    FloraError,
+    FloraPriceError,
+    FloraRunFailedError,
+    Remedy,
+)
 from airflow_provider_flora.api.exchange import Response
+from airflow_provider_flora.api.models import Run
+from airflow_provider_flora.api.settings import ClientSettings
 from tests.unit.api.both_clients import MakeClient
-from tests.unit.api.scripted_flora import ScriptedFlora, answer
+from tests.unit.api.scripted_flora import ScriptedFlora, answer, run_json
 
 # What Flora documents: status, its codes, whether the same request may be sent again, what it calls for.
 ERRORS = [
@@ -30,10 +40,10 @@ ERRORS = [
 ]
 EACH_ERROR = [(status, code, again, remedy) for status, codes, again, remedy in ERRORS for code in codes]
 ADVICE = {
-    401: "Check the API key",
-    402: "Top up",
+    401: "Check the API key.",
+    402: "Top up the workspace's credits",
     403: "workspace's owner",
-    404: "Check the id",
+    404: "The id was not found with the API key. Check the id",
     409: "run history",
     422: "Use a new key",
     429: "share its rate limit",
@@ -50,7 +60,7 @@ def error_of(body: Any, status: int = 400, **headers: str) -> FloraAPIError:
 
 
 @pytest.mark.parametrize(("status", "code", "again", "remedy"), EACH_ERROR)
-def test_an_error_tells_status_code_message_and_request_id_and_what_it_calls_for(
+def test_an_error_names_status_code_message_request_id_and_remedy(
     status: int, code: str, again: bool, remedy: Remedy
 ) -> None:
     error = error_of({"error": {"code": code, "message": "Some words."}}, status, request_id="req_42")
@@ -61,18 +71,64 @@ def test_an_error_tells_status_code_message_and_request_id_and_what_it_calls_for
     assert (error.transient, error.remedy) == (again, remedy)
 
 
-@pytest.mark.parametrize(("status", "code", "again", "remedy"), EACH_ERROR)
-def test_both_clients_raise_it(
-    status: int, code: str, again: bool, remedy: Remedy, make_client: MakeClient
+@pytest.mark.parametrize(
+    ("call", "subject"),
+    [
+        (lambda client: client.get_technique("a/b {c}"), "Technique 'a/b {c}'"),
+        (lambda client: client.start_technique_run("tech_1", []), "Technique 'tech_1'"),
+        (lambda client: client.get_technique_run("tech_1", "run_1"), "Run 'run_1' of technique 'tech_1'"),
+        (lambda client: client.get_asset("asset_1"), "Asset 'asset_1'"),
+        (lambda client: client.complete_asset("asset_1"), "Asset 'asset_1'"),
+        (lambda client: client.retry_asset("asset_1"), "Asset 'asset_1'"),
+        (lambda client: client.create_asset("ws_1", "https://a.example/b"), "Workspace 'ws_1'"),
+        (
+            lambda client: client.create_asset("ws_1", "https://a.example/b", project_id="p"),
+            "Workspace 'ws_1' or project 'p'",
+        ),
+    ],
+)
+def test_a_404_names_what_was_not_found_and_with_which_key(
+    call: Callable[[FloraClient], Any], subject: str
 ) -> None:
-    refusal = answer({"error": {"code": code, "message": "Words."}}, status, Request_Id="req_42")
+    refusal = answer({"error": {"code": "not_found", "message": "Not found."}}, 404)
     with ScriptedFlora(refusal) as flora, pytest.raises(FloraAPIError) as caught:
-        make_client(flora.base_url, max_retries=0).get_technique("tech_1")
+        call(FloraClient(ClientSettings("key", flora.base_url, key_name="the API key of {mine}")))
 
-    assert (caught.value.status, caught.value.code, caught.value.request_id) == (status, code, "req_42")
+    assert f"{subject} was not found with the API key of {{mine}}. Check the id" in str(caught.value)
 
 
-def test_every_message_of_every_field_is_told() -> None:
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_names_the_key_in_both_clients(status: int, make_client: MakeClient) -> None:
+    refusal = answer({"error": {"code": "no", "message": "No."}}, status)
+    with ScriptedFlora(refusal) as flora, pytest.raises(FloraAPIError, match="the key of 'mine'"):
+        make_client(flora.base_url, key_name="the key of 'mine'").get_technique("tech_1")
+
+
+def test_a_404_of_a_proxy_does_not_claim_that_something_is_missing_at_flora() -> None:
+    text = str(error_of(b"<html>", 404))
+
+    assert "was not found" not in text
+    assert text.endswith("Check the base URL.")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(402, None), (402, "insufficient_credits"), (403, "BILLING_NOT_ENOUGH_CREDITS")]
+)
+def test_an_api_error_for_credits_that_ran_out_asks_to_top_up(status: int, code: str | None) -> None:
+    assert "Top up the workspace's credits in Flora" in str(FloraAPIError(status, "Empty.", code=code))
+
+
+@pytest.mark.parametrize(
+    ("code", "asks"), [("BILLING_NOT_ENOUGH_CREDITS", True), ("BILLING_TOMORROW", True), ("ACCESS_DENIED", False)]
+)
+def test_a_failed_run_asks_to_top_up_if_credits_ran_out(code: str, asks: bool) -> None:
+    text = str(FloraRunFailedError(Run.model_validate(run_json("failed", error_code=code)), "tech_1"))
+
+    assert "(remedy: give up)" in text
+    assert ("Top up the workspace's credits in Flora" in text) is asks
+
+
+def test_every_message_of_every_field_is_reported() -> None:
     fields = [
         {"field": "inputs[0].value", "message": "Must not be empty"},
         {"field": "mode", "message": "Required"},
@@ -133,7 +189,7 @@ def test_fields_of_another_shape_do_not_hide_the_rest_of_the_error(fields: Any, 
     ],
     ids=lambda body: repr(body[:40]),
 )
-def test_an_answer_that_is_not_floras_is_told_by_its_status_and_as_not_floras(
+def test_an_answer_of_a_proxy_is_reported_with_its_status_and_as_not_floras(
     body: bytes, status: int, words: str
 ) -> None:
     error = error_of(body, status, request_id="req_42")
@@ -149,7 +205,7 @@ def test_a_code_without_a_message_is_kept() -> None:
     )
 
 
-def test_without_a_request_id_none_is_told() -> None:
+def test_without_a_request_id_none_is_shown() -> None:
     error = error_of({"error": {"code": "a", "message": "b"}})
 
     assert error.request_id is None
@@ -195,7 +251,7 @@ def test_an_error_of_any_shape_is_an_api_error_that_can_be_encoded(shape: Any) -
 
 
 @pytest.mark.parametrize("surrogate", [r'"\ud800"', r'"a\udfffb"'])
-def test_half_a_surrogate_pair_in_an_error_does_not_make_it_unspeakable(surrogate: str) -> None:
+def test_half_a_surrogate_pair_in_an_error_can_be_printed(surrogate: str) -> None:
     error = error_of(f'{{"error": {{"code": {surrogate}, "message": {surrogate}}}}}'.encode(), 500)
 
     assert str(error).encode()
@@ -209,7 +265,7 @@ def test_a_price_above_the_limit_names_both_and_what_to_do() -> None:
     assert "Raise max_run_cost" in text
 
 
-def test_a_price_that_flora_does_not_tell_is_above_every_limit() -> None:
+def test_an_unknown_price_is_above_every_limit() -> None:
     assert "an unknown price" in str(FloraPriceError("tech_1", None, 0.5, "--max-cost"))
 
 

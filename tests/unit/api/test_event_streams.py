@@ -88,7 +88,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("reply", CUT.values(), ids=CUT)
-def test_a_stream_that_was_cut_still_tells_of_the_run_that_was_paid(reply: Any, make_client: MakeClient) -> None:
+def test_a_stream_that_was_cut_still_names_the_paid_run(reply: Any, make_client: MakeClient) -> None:
     with ScriptedFlora(reply) as flora:
         run = make_client(flora.base_url).start_technique_run("tech_1", [], mode="stream")
 
@@ -96,7 +96,7 @@ def test_a_stream_that_was_cut_still_tells_of_the_run_that_was_paid(reply: Any, 
     assert len(flora.requests) == 1
 
 
-def test_a_stream_that_falls_silent_still_tells_of_the_run_that_was_paid(make_client: MakeClient) -> None:
+def test_a_stream_that_falls_silent_still_names_the_paid_run(make_client: MakeClient) -> None:
     with ScriptedFlora(Drip(HEAD + f"\r\ndata: {RUNNING}\n\n".encode(), every=5)) as flora:
         run = make_client(flora.base_url, timeout=0.3).start_technique_run("tech_1", [], mode="stream")
 
@@ -104,7 +104,7 @@ def test_a_stream_that_falls_silent_still_tells_of_the_run_that_was_paid(make_cl
     assert len(flora.requests) == 1
 
 
-def test_a_stream_may_last_longer_than_the_time_out_while_it_keeps_talking(make_client: MakeClient) -> None:
+def test_a_stream_may_last_longer_than_the_timeout_while_it_keeps_talking(make_client: MakeClient) -> None:
     beginning = HEAD + f"\r\ndata: {RUNNING}\n\n".encode()
     with ScriptedFlora(Drip(beginning, every=0.1, times=8, piece=b": still here\n\n")) as flora:
         run = make_client(flora.base_url, timeout=0.4).start_technique_run("tech_1", [], mode="stream")

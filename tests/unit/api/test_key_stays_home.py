@@ -19,7 +19,7 @@ from airflow_provider_flora.api.errors import (
     FloraRunTimeoutError,
 )
 from airflow_provider_flora.api.settings import ClientSettings
-from tests.unit.api.both_clients import KEY, FakeTime, MakeClient, everything_said_by
+from tests.unit.api.both_clients import KEY, FakeTime, MakeClient, everything_in
 from tests.unit.api.scripted_flora import ScriptedFlora, answer, cut, error, reset, run_json
 
 ANOTHER_KEY = "sk_test_of_somebody_else"
@@ -35,7 +35,7 @@ def _environment_without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def elsewhere() -> Iterator[ScriptedFlora]:
-    """A server that must not hear of the key."""
+    """A server that must not get the key."""
     with ScriptedFlora() as server:
         yield server
 
@@ -51,7 +51,7 @@ def names_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed_but_told(
+def test_a_redirect_is_reported_and_not_followed(
     status: int, make_client: MakeClient, elsewhere: ScriptedFlora, pauses: list[float]
 ) -> None:
     with ScriptedFlora(answer(status=status, location=f"{elsewhere.origin}/x", request_id="req_7")) as flora:
@@ -77,7 +77,7 @@ def test_a_redirect_is_not_followed_during_a_wait_and_named_when_its_time_is_ove
     assert elsewhere.connections == 0
 
 
-def test_a_redirect_without_a_target_is_told_too(make_client: MakeClient) -> None:
+def test_a_redirect_without_a_target_is_reported_too(make_client: MakeClient) -> None:
     with ScriptedFlora(answer(status=302)) as flora, pytest.raises(FloraAnswerError, match="nowhere"):
         make_client(flora.base_url).get_technique("tech_1")
 
@@ -194,7 +194,7 @@ def test_the_environment_can_take_a_host_out_of_its_proxy(
     assert elsewhere.connections == 0
 
 
-def test_over_tls_a_proxy_is_asked_for_a_tunnel_and_not_told_the_key(make_client: MakeClient) -> None:
+def test_over_tls_a_proxy_is_asked_for_a_tunnel_and_never_gets_the_key(make_client: MakeClient) -> None:
     with ScriptedFlora(cut(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")) as proxy:
         client = make_client("https://flora.example", proxies={"https": proxy.origin}, max_retries=0)
         with pytest.raises(FloraConnectionError) as caught:
@@ -202,7 +202,7 @@ def test_over_tls_a_proxy_is_asked_for_a_tunnel_and_not_told_the_key(make_client
 
     assert (proxy.requests[0].method, proxy.requests[0].target) == ("CONNECT", "flora.example:443")
     assert "authorization" not in proxy.requests[0].headers
-    assert KEY not in everything_said_by(caught.value)
+    assert KEY not in everything_in(caught.value)
 
 
 NOT_HTTP = b"\x00\x01 this is not HTTP \r\n\r\n"
@@ -228,7 +228,7 @@ def test_no_exception_shows_the_key_nor_does_anything_that_it_was_raised_from(
         with pytest.raises(FloraError) as caught:
             client.get_technique("tech_1")
 
-    assert KEY not in everything_said_by(caught.value)
+    assert KEY not in everything_in(caught.value)
 
 
 def test_no_repr_shows_the_key_or_a_proxys_password(make_client: MakeClient) -> None:
@@ -250,4 +250,4 @@ def test_an_unreachable_flora_is_named_without_the_key(make_client: MakeClient) 
     ) as e:
         make_client(gone.base_url, max_retries=0).get_technique("tech_1")
 
-    assert KEY not in everything_said_by(e.value)
+    assert KEY not in everything_in(e.value)

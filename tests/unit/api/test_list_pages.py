@@ -85,7 +85,7 @@ def test_a_repeated_cursor_is_an_error_and_not_a_loop(cursors: list[str], make_c
     assert len(flora.requests) == len(cursors)
 
 
-def test_a_hiccup_between_two_pages_neither_loses_nor_repeats_an_item(make_client: MakeClient) -> None:
+def test_a_transient_error_between_two_pages_neither_loses_nor_repeats_an_item(make_client: MakeClient) -> None:
     with ScriptedFlora(page("a", cursor="1"), error(503), answer(b"{"), page("b", cursor="2"), page("c")) as flora:
         techniques = list(make_client(flora.base_url).list_techniques())
 

@@ -1,4 +1,4 @@
-"""Both clients leave the machine by the same proxy and trust the same certificates, whatever says which."""
+"""Both clients use the same proxy and trust the same certificates, however these are configured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.errors import FloraConnectionError, FloraError, FloraSettingsError
 from airflow_provider_flora.api.session import BareSession
 from airflow_provider_flora.api.settings import ClientSettings
-from tests.unit.api.both_clients import KEY, MakeClient, everything_said_by
+from tests.unit.api.both_clients import KEY, MakeClient, everything_in
 from tests.unit.api.loopback_tls import Authority, TlsFlora, Tunnel
 from tests.unit.api.scripted_flora import ScriptedFlora, answer, run_json
 
@@ -51,7 +51,7 @@ def flora(ours: Authority) -> Iterator[TlsFlora]:
 
 
 def asked(client: Any) -> bool:
-    """Ask for a run, and tell whether it came."""
+    """Get a run, and return whether it arrived."""
     try:
         client.get_technique_run("tech_1", "run_1")
     except FloraConnectionError as error:
@@ -150,8 +150,8 @@ def test_ca_certificates_that_are_not_there_are_named_before_anything_is_sent(
         path.write_bytes(content)
     if name != "verify":
         monkeypatch.setenv(name, str(path))
-    told = rf"{name} names (the CA certificates )?'{path}'.*(does not exist here|no readable CA certificates)"
-    with pytest.raises(FloraSettingsError, match=told):
+    reported = rf"{name} names (the CA certificates )?'{path}'.*(does not exist here|no readable CA certificates)"
+    with pytest.raises(FloraSettingsError, match=reported):
         make_client(flora.base_url, verify=str(path) if name == "verify" else True).list_workspaces()
 
     assert flora.connections == 0
@@ -364,7 +364,7 @@ def test_a_proxy_for_something_else_than_http_and_https_is_refused(key: str) -> 
         ClientSettings(KEY, proxies={key: "http://proxy:3128"})
 
 
-# --- what is told -----------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------------
 
 
 def refuse(status: int) -> bytes:
@@ -382,6 +382,6 @@ def test_no_error_shows_the_password_of_a_proxy(misbehaviour: str, url: str, mak
         with pytest.raises(FloraError) as caught:
             make_client(url, proxies=proxies, allow_http=True, max_retries=0, timeout=0.3).list_workspaces()
 
-    said = everything_said_by(caught.value)
+    printed = everything_in(caught.value)
     for secret in ("hush", "bWU6aHVzaC1odXNo", KEY):
-        assert secret not in said
+        assert secret not in printed

@@ -1,4 +1,4 @@
-"""Whatever Flora, or something in front of it, sends: a model or a Flora error, never another exception."""
+"""Any answer of Flora or of a proxy is a model or a Flora error, never another exception."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ RAW = [
 
 
 @pytest.mark.parametrize("raw", RAW, ids=lambda raw: repr(raw[:70]))
-def test_whatever_comes_over_the_wire_is_a_flora_error(raw: bytes, make_client: MakeClient) -> None:
+def test_any_bytes_from_the_network_give_a_flora_error(raw: bytes, make_client: MakeClient) -> None:
     with ScriptedFlora(cut(raw)) as flora, pytest.raises(FloraError):
         make_client(flora.base_url, max_retries=0).get_technique("tech_1")
 

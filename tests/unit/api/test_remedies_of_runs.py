@@ -220,15 +220,13 @@ NO_REFUSALS = [
 
 
 @pytest.mark.parametrize(("code", "remedy"), [*EACH_CODE, ("", Remedy.RETRY_NOW), (None, Remedy.RETRY_NOW)])
-def test_each_code_calls_for_what_flora_says(code: str | None, remedy: Remedy) -> None:
+def test_each_code_has_the_documented_remedy(code: str | None, remedy: Remedy) -> None:
     assert remedy_for_run(code, "Something went wrong.") is remedy
 
 
 @pytest.mark.parametrize("message", REFUSALS)
 @pytest.mark.parametrize("code", ["GPU_PROVIDER_ERROR", "GENERATION_NO_RESULT", "A_NEW_CODE", None])
-def test_a_refusal_calls_for_another_input_whatever_transient_code_it_travels_under(
-    code: str | None, message: str
-) -> None:
+def test_a_refusal_asks_to_change_the_input_under_any_transient_code(code: str | None, message: str) -> None:
     assert remedy_for_run(code, message) is Remedy.CHANGE_INPUT
 
 
@@ -250,7 +248,7 @@ def test_the_table_of_refusals_is_large_enough_to_trust() -> None:
 
 
 @pytest.mark.parametrize("code", ["CONTENT_MODERATION_FAILED", "NSFW_DETECTED", "IMAGE_PROHIBITED_CONTENT"])
-def test_a_code_of_tomorrow_may_itself_tell_of_a_refusal(code: str) -> None:
+def test_an_unknown_code_may_itself_name_a_refusal(code: str) -> None:
     assert remedy_for_run(code, None) is Remedy.CHANGE_INPUT
 
 
@@ -276,7 +274,7 @@ def failed_run(**fields: Any) -> Run:
     return Run(run_id="run_1", status="failed", progress=100, **fields)
 
 
-def test_a_failed_run_is_told_with_code_message_request_id_and_remedy() -> None:
+def test_a_failed_run_is_reported_with_code_message_request_id_and_remedy() -> None:
     run = failed_run(error_code="GENERATION_INVALID_URL", error_message="No image there.", request_id="req_42")
 
     error = FloraRunFailedError(run, "tech_1")
@@ -289,13 +287,13 @@ def test_a_failed_run_is_told_with_code_message_request_id_and_remedy() -> None:
     assert not error.transient
 
 
-def test_a_failed_run_without_a_word_is_told_as_such() -> None:
+def test_a_failed_run_without_a_message_is_reported_as_such() -> None:
     assert str(FloraRunFailedError(failed_run(), "tech_1")) == (
         "Run run_1 of technique 'tech_1' failed without an error code (remedy: retry now)"
     )
 
 
-def test_a_time_out_says_that_the_run_goes_on_and_which_it_is() -> None:
+def test_a_timeout_names_the_run_that_goes_on() -> None:
     error = FloraRunTimeoutError("run_1", "tech_1", "within 60 s", " (it is running, 30 %)")
 
     assert "Run run_1 of technique 'tech_1' did not finish within 60 s (it is running, 30 %)" in str(error)

@@ -1,4 +1,4 @@
-"""How a wait goes: what ends it, what does not, how long each pause is, who is told."""
+"""How a wait goes: what ends it, what does not, how long each pause is, what is logged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def api_error(status: int, retry_after: float | None = None, code: str | None = 
 
 DONE = run("completed", charged_cost=0.5)
 REFUSALS = (400, 401, 402, 403, 404, 409, 410, 422)
-HICCUPS = [
+TRANSIENT_ERRORS = [
     FloraConnectionError("reset"),
     FloraTimeoutError("slow"),
     FloraAnswerError("cut JSON"),
@@ -54,20 +54,20 @@ HICCUPS = [
 
 
 class Listener:
-    """Notes what it is told."""
+    """Records the events of a wait."""
 
     def __init__(self) -> None:
         self.changes: list[tuple[str, float]] = []
-        self.told: list[tuple[str, str]] = []
+        self.reported: list[tuple[str, str]] = []
 
     def changed(self, run: Run) -> None:
         self.changes.append((run.status, run.progress))
 
     def interrupted(self, error: FloraError, seconds_left: float) -> None:
-        self.told.append(("interrupted", f"{error}, {seconds_left:g} s left"))
+        self.reported.append(("interrupted", f"{error}, {seconds_left:g} s left"))
 
     def recovered(self, run: Run) -> None:
-        self.told.append(("recovered", run.status))
+        self.reported.append(("recovered", run.status))
 
 
 class Wait:
@@ -97,7 +97,7 @@ class Wait:
 
 
 @pytest.mark.parametrize("status", ["pending", "running"])
-def test_a_run_that_goes_on_ends_no_wait_whatever_its_progress(status: str) -> None:
+def test_a_run_that_goes_on_ends_no_wait_at_any_progress(status: str) -> None:
     assert Wait().after(run(status, progress=100, completed_at=5, charged_cost=1))
 
 
@@ -123,7 +123,7 @@ def test_a_failed_run_ends_a_wait_as_a_failed_one_although_its_progress_is_100()
 
 
 @given(st.floats(0.01, 1000))
-def test_looks_are_about_a_poll_interval_apart_and_not_all_at_once(poll_interval: float) -> None:
+def test_polls_are_about_a_poll_interval_apart_and_not_all_at_once(poll_interval: float) -> None:
     pause = Wait(poll_interval, timeout=1e6).after(run())
 
     assert pause is not None
@@ -155,7 +155,7 @@ def test_a_cost_of_nothing_is_a_cost() -> None:
     assert Wait().after(run("completed", charged_cost=0)) is None
 
 
-@pytest.mark.parametrize("wrong", [*HICCUPS, *map(api_error, REFUSALS)], ids=str)
+@pytest.mark.parametrize("wrong", [*TRANSIENT_ERRORS, *map(api_error, REFUSALS)], ids=str)
 def test_an_error_while_only_the_cost_is_missing_ends_the_wait_with_the_run(wrong: FloraError) -> None:
     wait = Wait()
 
@@ -171,25 +171,25 @@ def test_an_answer_that_is_behind_does_not_take_a_completion_back() -> None:
     assert wait.rules.run.completed
 
 
-@pytest.mark.parametrize("hiccup", HICCUPS, ids=str)
-def test_a_hiccup_does_not_end_a_wait_before_or_after_the_first_look(hiccup: FloraError) -> None:
+@pytest.mark.parametrize("transient", TRANSIENT_ERRORS, ids=str)
+def test_a_transient_error_does_not_end_a_wait_before_or_after_the_first_poll(transient: FloraError) -> None:
     wait = Wait()
 
-    assert wait.after(hiccup, hiccup, run(), hiccup, hiccup, hiccup, DONE) is None
+    assert wait.after(transient, transient, run(), transient, transient, transient, DONE) is None
     assert wait.rules.run is DONE
 
 
-@pytest.mark.parametrize("hiccup", HICCUPS, ids=str)
-def test_hiccups_for_ever_end_with_the_deadline_and_not_before(hiccup: FloraError) -> None:
+@pytest.mark.parametrize("transient", TRANSIENT_ERRORS, ids=str)
+def test_transient_errors_for_ever_end_with_the_deadline_and_not_before(transient: FloraError) -> None:
     wait = Wait(timeout=600)
     began = wait.time.now
     with pytest.raises(FloraRunTimeoutError):
-        wait.after(*[hiccup] * 10_000)
+        wait.after(*[transient] * 10_000)
 
     assert wait.time.now - began == pytest.approx(600)
 
 
-def test_looks_become_rarer_while_flora_has_hiccups_and_go_back_to_normal_after() -> None:
+def test_polls_become_rarer_during_transient_errors_and_return_to_normal_after() -> None:
     wait = Wait(poll_interval=1)
     pauses = [wait.after(api_error(503)) or 0.0 for _ in range(8)]
 
@@ -199,7 +199,7 @@ def test_looks_become_rarer_while_flora_has_hiccups_and_go_back_to_normal_after(
     assert (wait.after(run()) or 0) <= 1.1
 
 
-def test_a_pause_that_flora_asks_for_is_kept() -> None:
+def test_a_pause_that_flora_asks_for_is_observed() -> None:
     assert Wait().after(api_error(429, retry_after=120)) == 120
 
 
@@ -284,7 +284,7 @@ def test_a_backend_of_connections_that_is_away_is_an_outage(away: Exception) -> 
     assert Wait().after(error)
 
 
-def test_a_connection_that_is_said_not_to_exist_may_be_there_again_soon() -> None:
+def test_a_connection_that_is_reported_missing_may_be_there_again_soon() -> None:
     missing = FloraSettingsError("There is no connection 'flora_default'.")
 
     assert unread_connection("flora_default", missing) is missing
@@ -315,22 +315,22 @@ def test_the_end_of_the_time_names_no_error_that_has_passed() -> None:
 
 
 @pytest.mark.parametrize("wrong", [api_error(503), FloraConnectionError("reset"), api_error(404)], ids=str)
-def test_an_interruption_and_its_end_are_told_once(wrong: FloraError) -> None:
+def test_an_interruption_and_its_end_are_logged_once(wrong: FloraError) -> None:
     wait = Wait(poll_interval=10, timeout=600)
     wait.after(run(), *[wrong] * 6, run(), run(), wrong, run(), wrong, wrong, run("running", progress=60))
 
-    assert [kind for kind, _ in wait.listener.told] == ["interrupted", "recovered"] * 2
-    assert wait.listener.told[0][1].startswith(f"{wrong}, 5")  # of the 600 s
+    assert [kind for kind, _ in wait.listener.reported] == ["interrupted", "recovered"] * 2
+    assert wait.listener.reported[0][1].startswith(f"{wrong}, 5")  # of the 600 s
 
 
-def test_one_hiccup_is_not_told() -> None:
+def test_one_transient_error_is_not_logged() -> None:
     wait = Wait()
     wait.after(run(), api_error(503), run(), api_error(503), run())
 
-    assert wait.listener.told == []
+    assert wait.listener.reported == []
 
 
-def test_the_log_says_until_when_a_wait_goes_on_and_that_it_has_recovered(
+def test_the_log_names_the_end_of_a_wait_and_its_recovery(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
@@ -350,13 +350,8 @@ def test_the_log_says_until_when_a_wait_goes_on_and_that_it_has_recovered(
     ]
 
 
-def test_a_missing_run_ends_with_the_deadline_if_that_is_sooner() -> None:
-    with pytest.raises(FloraRunTimeoutError):
-        Wait(timeout=20).after(*[api_error(404)] * 1000)
-
-
 @pytest.mark.parametrize("timeout", [0, -5])
-def test_a_wait_without_time_takes_one_look(timeout: float) -> None:
+def test_a_wait_without_time_polls_once(timeout: float) -> None:
     assert Wait(timeout=timeout).after(DONE) is None
     with pytest.raises(FloraRunTimeoutError):
         Wait(timeout=timeout).after(run())
@@ -373,9 +368,10 @@ def test_the_end_of_the_time_names_the_run_how_far_it_came_and_that_it_goes_on()
     assert wait.time.now == pytest.approx(1090)
 
 
-def test_the_end_of_the_time_of_a_run_that_was_never_seen_claims_nothing_about_it() -> None:
+@pytest.mark.parametrize("status", [404, 503])
+def test_the_timeout_of_a_run_that_was_never_seen_claims_nothing_about_it(status: int) -> None:
     with pytest.raises(FloraRunTimeoutError, match=r"did not finish within 9 s\. The last polls failed"):
-        Wait(timeout=9).after(*[api_error(503)] * 100)
+        Wait(timeout=9).after(*[api_error(status)] * 1000)
 
 
 @pytest.mark.parametrize("poll_interval", [0, -1, math.nan])
@@ -386,7 +382,7 @@ def test_a_poll_interval_that_is_no_time_is_refused(poll_interval: float, make_c
     assert flora.requests == []
 
 
-def test_a_change_is_told_once_for_each_status_and_every_ten_points_and_not_for_each_look() -> None:
+def test_a_change_is_logged_once_for_each_status_and_every_ten_points_and_not_for_each_poll() -> None:
     wait = Wait()
     wait.after(
         run("pending", progress=0),
@@ -407,7 +403,7 @@ def test_a_change_is_told_once_for_each_status_and_every_ten_points_and_not_for_
     ]
 
 
-def test_errors_are_not_told_as_changes() -> None:
+def test_errors_are_not_logged_as_changes() -> None:
     wait = Wait()
     wait.after(run("running"), api_error(503), run("running"))
 
@@ -416,11 +412,13 @@ def test_errors_are_not_told_as_changes() -> None:
 
 @given(
     st.lists(
-        st.sampled_from([run(), run("odd"), run("completed"), *HICCUPS, api_error(404), api_error(429, 1e6)]),
+        st.sampled_from(
+            [run(), run("odd"), run("completed"), *TRANSIENT_ERRORS, api_error(404), api_error(429, 1e6)]
+        ),
         max_size=50,
     )
 )
-def test_whatever_comes_a_wait_pauses_for_a_sane_time_or_ends(outcomes: list[Run | FloraError]) -> None:
+def test_after_any_outcome_a_wait_pauses_for_a_sane_time_or_ends(outcomes: list[Run | FloraError]) -> None:
     wait = Wait(timeout=500)
     with contextlib.suppress(FloraError):
         for outcome in outcomes:
@@ -447,7 +445,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("before", [[], [answer(run_json())]], ids=["first", "later"])
-def test_a_client_waits_through_a_hiccup(
+def test_a_client_waits_through_a_transient_error(
     broken: bytes | Callable[..., bool], before: list[bytes], make_client: MakeClient, fake_time: FakeTime
 ) -> None:
     done = answer(run_json("completed", charged_cost=0.5))
@@ -551,10 +549,10 @@ def test_a_clients_wait_ends_with_its_deadline(make_client: MakeClient, fake_tim
     assert sum(fake_time.slept) == pytest.approx(60)
 
 
-def test_a_client_tells_of_changes(make_client: MakeClient, fake_time: FakeTime) -> None:
-    looks = [("pending", 0), ("pending", 0), ("running", 5), ("running", 6), ("running", 40), ("failed", 100)]
+def test_a_client_reports_changes(make_client: MakeClient, fake_time: FakeTime) -> None:
+    polls = [("pending", 0), ("pending", 0), ("running", 5), ("running", 6), ("running", 40), ("failed", 100)]
     listener = Listener()
-    with ScriptedFlora(*(answer(run_json(status, progress=progress)) for status, progress in looks)) as flora:
+    with ScriptedFlora(*(answer(run_json(status, progress=progress)) for status, progress in polls)) as flora:
         make_client(flora.base_url).wait_for_technique_run("tech_1", "run_1", listener=listener)
 
     assert listener.changes == [("pending", 0), ("running", 5), ("running", 40), ("failed", 100)]

@@ -8,7 +8,7 @@ from airflow_provider_flora.api.file_types import CONTENT_TYPES, content_type_of
 from airflow_provider_flora.api.multipart import Form
 
 
-def test_a_type_is_told_by_the_name() -> None:
+def test_a_type_follows_from_the_name() -> None:
     assert content_type_of("s3://a@b/c.d/Photo.JPEG") == "image/jpeg"
     assert content_type_of("clip.MOV") == "video/quicktime"
     for name in ("", "png", ".png", "a.png.bak", "a/b.png/", "a.html"):

@@ -39,7 +39,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def flora(_emulator: Emulator, connect: Callable[..., None]) -> Iterator[Emulator]:
-    """The emulator with empty books, a key of the test's own, and `flora_default` pointing at it."""
+    """The emulator with an empty ledger, a key of the test's own, and `flora_default` pointing at it."""
     _emulator.reset()
     _emulator.api_key = f"{API_KEY}_{next(_numbers)}"
     connect(_emulator)

@@ -43,11 +43,11 @@ def test_files_come_and_go_by_any_name_on_any_worker(
     )
 
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
-    told: dict[str, Any] = json.loads(done.stdout.decode().strip().splitlines()[-1])
-    assert told["encoding"] == encoding
-    assert [upload["name"] for upload in told["uploads"]] == ["größe ✨.png"] * 2
+    reported: dict[str, Any] = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    assert reported["encoding"] == encoding
+    assert [upload["name"] for upload in reported["uploads"]] == ["größe ✨.png"] * 2
     [path] = (folder / "fertig ✓").iterdir()
-    assert [file["uri"] for file in told["files"]] == [f"file://{path}"]
+    assert [file["uri"] for file in reported["files"]] == [f"file://{path}"]
     assert path.name.startswith("größe-✨-")
     assert flora.ledger()["started_runs"] == 1
 

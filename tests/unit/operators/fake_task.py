@@ -1,4 +1,4 @@
-"""One task instance over its tries, as Airflow would run them, without Airflow's processes and database.
+"""One task instance and its attempts, as Airflow would run them, without Airflow's processes and database.
 
 Only what Airflow itself provides is made up here: the context with its task instance and state store. Operators,
 hooks, triggers and the HTTP below them are the real ones.
@@ -51,7 +51,7 @@ class FakeStore:
 
 
 class FakeTaskInstance:
-    """A task instance in one of its tries. An XCom key may be pushed once in a try."""
+    """A task instance in one of its attempts. An XCom key may be pushed once in an attempt."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class FakeTaskInstance:
 
 
 class TaskLife:
-    """The tries of one task instance, and the clears of it.
+    """The attempts and clears of one task instance.
 
     :param operator: the task, as the DAG declares it.
     :param store: the state store; ``None`` for an Airflow that has none.

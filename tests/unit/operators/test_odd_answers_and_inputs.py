@@ -95,17 +95,17 @@ def test_a_refusal_is_not_paid_again_and_what_is_none_is_retried(
 
 @pytest.mark.parametrize("validate", [True, False])
 @pytest.mark.parametrize(
-    ("inputs", "told"),
+    ("inputs", "reported"),
     [
         ({"prompt": ["a", "b"]}, "'prompt' takes a text, not .*An input takes one value"),
         ({5: "x", "prompt": "a"}, "inputs has the key 5, but ids of inputs are texts"),
         ({None: 1, ("a",): 2, "prompt": "a"}, "inputs has the key None"),
     ],
 )
-def test_inputs_that_cannot_be_a_runs_are_told_and_nothing_is_spent(
-    flora: Emulator, validate: bool, inputs: Any, told: str
+def test_inputs_that_cannot_be_a_runs_are_reported_and_nothing_is_spent(
+    flora: Emulator, validate: bool, inputs: Any, reported: str
 ) -> None:
-    with pytest.raises(AirflowFailException, match=told):
+    with pytest.raises(AirflowFailException, match=reported):
         life_of(still(inputs=inputs, validate_inputs=validate)).run()
 
     assert posts_to(flora) == 0
@@ -122,7 +122,7 @@ def test_a_text_that_a_template_found_nothing_for_is_not_paid(flora: Emulator) -
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "reported"),
     [
         (
             {"verify": "/no/such/ca.pem"},
@@ -133,10 +133,10 @@ def test_a_text_that_a_template_found_nothing_for_is_not_paid(flora: Emulator) -
     ],
 )
 def test_a_connection_that_cannot_be_meant_ends_the_task_at_once(
-    flora: Emulator, connect: Callable[..., None], extra: dict[str, Any], told: str
+    flora: Emulator, connect: Callable[..., None], extra: dict[str, Any], reported: str
 ) -> None:
     connect(flora, **extra)
-    with pytest.raises(AirflowFailException, match=told) as caught:
+    with pytest.raises(AirflowFailException, match=reported) as caught:
         life_of(still()).run()
 
     assert "hush" not in str(caught.value)

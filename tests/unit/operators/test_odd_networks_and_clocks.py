@@ -1,6 +1,6 @@
 """What stands between a task and Flora misbehaves, or the machine does: still one charge, and nothing given up.
 
-The emulator's books are the judge. A proxy of these tests' own breaks what the emulator cannot: the way there.
+The emulator's ledger shows what was paid. A proxy breaks what the emulator cannot: the network.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def starts_take_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def charged_once(flora: Emulator, run_id: str) -> bool:
-    time.sleep(AT_WORK)  # by then the first start has become a run, whatever was sent since
+    time.sleep(AT_WORK)  # by then the first start has become a run, regardless of later requests
     return [run["run_id"] for run in flora.ledger()["runs"]] == [run_id]
 
 
@@ -144,7 +144,7 @@ def test_the_clock_of_a_proxy_is_not_floras(flora: Emulator, monkeypatch: pytest
     assert charged_once(flora, run_id)
 
 
-def test_an_answer_from_a_cache_tells_the_time_with_its_age(
+def test_an_answer_from_a_cache_gives_the_time_with_its_age(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -199,7 +199,7 @@ def test_a_step_of_the_workers_clock_does_not_end_a_start(
         (403, None, Fate.UNKNOWN),
     ],
 )
-def test_only_floras_own_words_say_that_a_start_has_ended(status: int, code: str | None, fate: Fate) -> None:
+def test_only_floras_own_error_shows_that_a_start_has_ended(status: int, code: str | None, fate: Fate) -> None:
     error = FloraAPIError(status, "No.", code=code or None)
     assert starts.fate_of(error) is fate
 
@@ -245,7 +245,7 @@ def test_a_page_of_a_proxy_gives_no_run_up(
 
 
 class SlowStore(FakeStore):
-    """A store whose next writes of a sending take their time."""
+    """A store whose next writes of a start are slow."""
 
     def __init__(self, seconds: float, slow_writes: int) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class SlowStore(FakeStore):
 
 @needs_store
 @pytest.mark.parametrize("writes", [1, 9])
-def test_a_start_counts_from_its_sending_and_not_from_before_its_record_was_stored(
+def test_a_start_counts_from_its_request_and_not_from_before_its_record_was_stored(
     flora: Emulator, connect: Callable[..., None], monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     monkeypatch.setattr(starting, "SLOW_SAVE", 0.2)
@@ -292,7 +292,7 @@ def test_a_limit_that_a_cluster_policy_sets_is_one(flora: Emulator) -> None:
     assert posts_to(flora) == 0
 
 
-def test_a_price_that_rises_during_a_pause_is_looked_at_before_the_start_is_sent(
+def test_a_price_that_rises_during_a_pause_is_checked_before_the_start_is_sent(
     flora: Emulator, connect: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(flora, max_retries=2)
@@ -310,14 +310,14 @@ def test_a_price_that_rises_during_a_pause_is_looked_at_before_the_start_is_sent
 
 
 @pytest.mark.parametrize("name", ["max_run_cost", "timeout", "poll_interval"])
-def test_a_number_that_no_float_holds_is_refused_with_words(flora: Emulator, name: str) -> None:
+def test_a_number_that_no_float_holds_is_refused_with_a_message(flora: Emulator, name: str) -> None:
     with pytest.raises(FloraParameterError, match=name):
         life_of(still(**{name: 10**400})).run()
     assert posts_to(flora) == 0
 
 
 @pytest.mark.parametrize("technique_id", [7, {"id": "x"}])
-def test_an_id_that_is_no_text_is_refused_with_words(flora: Emulator, technique_id: Any) -> None:
+def test_an_id_that_is_no_text_is_refused_with_a_message(flora: Emulator, technique_id: Any) -> None:
     with pytest.raises(FloraParameterError, match="not a valid Flora id"):
         life_of(still(technique_id=technique_id)).run()
 
@@ -334,7 +334,7 @@ def test_a_timeout_of_for_ever_defers(flora: Emulator, timeout: Any) -> None:
     json.dumps(deferred.value.trigger.serialize())
 
 
-def test_a_deadline_is_a_date_whatever_the_timeout() -> None:
+def test_a_deadline_is_a_date_with_any_timeout() -> None:
     deadline = Deadline(float("inf"), None)
     assert datetime.fromtimestamp(deadline.unix_time(), timezone.utc).year > 2100
     assert timedelta(seconds=deadline.seconds_left()) > timedelta(days=30_000)

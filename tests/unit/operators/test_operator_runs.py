@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 @MODES
-def test_the_value_tells_all_of_the_run(flora: Emulator, deferrable: bool) -> None:
+def test_the_value_describes_the_whole_run(flora: Emulator, deferrable: bool) -> None:
     life = life_of(
         still(
             technique_id="art-directors-critique",
@@ -135,7 +135,7 @@ def test_a_task_that_does_not_wait_gives_the_run_as_it_begins(flora: Emulator) -
 
 
 @MODES
-def test_a_cost_that_flora_has_not_told_is_none_and_never_the_quote(
+def test_an_unknown_cost_is_none_and_never_the_quote(
     connect: Callable[..., None], deferrable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_provider_flora.api.waiting.COST_GRACE", 0.2)
@@ -145,7 +145,7 @@ def test_a_cost_that_flora_has_not_told_is_none_and_never_the_quote(
 
 
 @MODES
-def test_a_cost_that_flora_tells_late_is_waited_for(connect: Callable[..., None], deferrable: bool) -> None:
+def test_a_late_cost_is_waited_for(connect: Callable[..., None], deferrable: bool) -> None:
     with Emulator(run_seconds=0.05, cost_lag=0.4) as flora:
         connect(flora)
         assert life_of(still(deferrable=deferrable)).run()["charged_cost"] == 0.09
@@ -165,13 +165,13 @@ def test_resuming_costs_no_request(flora: Emulator) -> None:
 
 
 @MODES
-def test_the_last_line_of_a_successful_task_tells_its_outputs_and_its_charge(
+def test_the_last_line_of_a_successful_task_names_its_outputs_and_its_charge(
     flora: Emulator, deferrable: bool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)
     value = life_of(still(deferrable=deferrable)).run()
-    said = "".join(capfd.readouterr()) or caplog.text
-    last = said.strip().splitlines()[-1]
+    printed = "".join(capfd.readouterr()) or caplog.text
+    last = printed.strip().splitlines()[-1]
     assert f"{value['run_id']} completed" in last
     assert f"charged 0.09 USD: still = {value['output_urls'][0]}" in last
 
@@ -236,7 +236,7 @@ def test_an_unknown_price_is_above_every_limit(flora: Emulator, monkeypatch: pyt
     assert posts_to(flora) == 0
 
 
-def test_every_mistake_in_the_inputs_is_told_at_once(flora: Emulator) -> None:
+def test_every_mistake_in_the_inputs_is_reported_at_once(flora: Emulator) -> None:
     inputs = {"photo": "http://example.com/a.png", "light": "", "colour": "red", "background": ["a", "b"]}
     with pytest.raises(AirflowFailException) as caught:
         life_of(still(technique_id="product-relight", inputs=inputs)).run()
@@ -293,7 +293,7 @@ def test_a_choice_that_is_none_is_refused_when_the_dag_is_parsed(given: dict[str
     ],
 )
 @MODES
-def test_a_failed_run_is_told_with_its_code_and_remedy_and_retried_only_where_that_may_help(
+def test_a_failed_run_is_reported_with_code_and_remedy_and_retried_only_if_that_may_help(
     flora: Emulator, code: str, message: str, kind: type[Exception], remedy: str, deferrable: bool
 ) -> None:
     flora.order_fault(kind="fail_run", error_code=code, error_message=message)
@@ -301,9 +301,11 @@ def test_a_failed_run_is_told_with_its_code_and_remedy_and_retried_only_where_th
     with pytest.raises(kind) as caught:
         life.run()
     assert isinstance(caught.value, AirflowFailException) == (kind is AirflowFailException)
-    told = str(caught.value)
-    assert all(part in told for part in (code, message, f"remedy: {remedy}", flora.ledger()["runs"][0]["run_id"]))
-    assert "request id req_" in told
+    reported = str(caught.value)
+    assert all(
+        part in reported for part in (code, message, f"remedy: {remedy}", flora.ledger()["runs"][0]["run_id"])
+    )
+    assert "request id req_" in reported
     assert "outputs" not in life.ti.pushes
 
 
@@ -326,7 +328,7 @@ def test_a_flora_that_is_down_is_retried_by_airflow(flora: Emulator) -> None:
 
 
 @MODES
-def test_hiccups_during_the_wait_do_not_fail_the_task(flora: Emulator, deferrable: bool) -> None:
+def test_transient_errors_during_the_wait_do_not_fail_the_task(flora: Emulator, deferrable: bool) -> None:
     for fault in ({"kind": "reset"}, {"kind": "html"}, {"kind": "status", "status": 429}, {"kind": "cut_json"}):
         flora.order_fault(operation="getTechniqueRun", **fault)
     for operation in ("getTechniqueRun", "listTechniqueRuns"):
@@ -346,7 +348,7 @@ def test_hiccups_during_the_wait_do_not_fail_the_task(flora: Emulator, deferrabl
     ],
 )
 @MODES
-def test_the_earlier_of_both_limits_ends_the_wait_and_the_next_try_takes_up_the_run(
+def test_the_earlier_of_both_limits_ends_the_wait_and_the_next_attempt_resumes_the_run(
     flora: Emulator, limits: dict[str, Any], deferrable: bool
 ) -> None:
     flora.order_fault(kind="stall_run")
@@ -361,7 +363,7 @@ def test_the_earlier_of_both_limits_ends_the_wait_and_the_next_try_takes_up_the_
     assert flora.ledger()["started_runs"] == 1
 
 
-def test_a_wait_that_airflow_interrupts_says_that_the_run_goes_on(
+def test_a_wait_that_airflow_interrupts_logs_that_the_run_goes_on(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flora.order_fault(kind="stall_run")
@@ -393,7 +395,7 @@ def test_the_error_of_an_event_is_raised_as_it_was_in_the_trigger() -> None:
     assert caught.value.run_id == "run_1"
 
 
-def test_a_killed_task_says_what_goes_on(
+def test_a_killed_task_logs_what_goes_on(
     flora: Emulator, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     operator = still()
@@ -404,7 +406,7 @@ def test_a_killed_task_says_what_goes_on(
     assert f"{run_id} goes on at Flora" in caplog.text + "".join(capfd.readouterr())
 
 
-# --- over several tries -----------------------------------------------------------------------------------
+# --- several attempts -------------------------------------------------------------------------------------
 
 
 @MODES
@@ -457,7 +459,7 @@ def test_a_price_limit_that_cannot_be_read_stops_the_task(flora: Emulator, nothi
 
 
 @pytest.mark.skipif(not HAS_STATE_STORE, reason="without a store a run is found by sending its start again")
-def test_a_paid_run_is_taken_up_even_if_its_technique_is_gone(flora: Emulator) -> None:
+def test_a_paid_run_is_resumed_even_if_its_technique_is_gone(flora: Emulator) -> None:
     flora.order_fault(kind="stall_run")
     life = life_of(still(timeout=0.2))
     with pytest.raises(FloraRunTimeoutError):

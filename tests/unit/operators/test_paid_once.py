@@ -1,6 +1,7 @@
-"""Whole tasks at the edge of a second charge, with the emulator's books as the judge of what was paid.
+"""Whole tasks at the edge of a second charge, and the emulator's ledger of what was paid.
 
-Airflow dies between tries here by losing what a try has raised. What dies inside a start is in ``tests/unit/runs``.
+Here Airflow dies between attempts by losing the error of an attempt. ``tests/unit/runs`` has
+deaths inside a start.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 AT_WORK = 0.3
 """Seconds that Flora works on a start here: a second one meanwhile, with its key or without, is charged as well."""
 LASTS = 1.7
-"""Seconds after which a start counts as ended. Two tries may read Flora's clock, in whole seconds, 1 s apart."""
+"""Seconds after which a start counts as ended. Two attempts may read Flora's clock, in whole seconds, 1 s apart."""
 needs_store = pytest.mark.skipif(not HAS_STATE_STORE, reason="this Airflow has no task state store")
 STORES = pytest.mark.parametrize("has_store", [pytest.param(True, marks=needs_store), False])
 
@@ -46,6 +47,15 @@ def life(has_store: bool, **given: Any) -> TaskLife:
     return life_of(still(**given), store=FakeStore() if has_store else None)
 
 
+def timed_out(flora: Emulator) -> TaskLife:
+    """Return a task whose first attempt has timed out; its run goes on."""
+    flora.order_fault("stall_run")
+    task = life(True, timeout=0.2)
+    with pytest.raises(FloraRunTimeoutError):
+        task.run()
+    return task
+
+
 # --- a start of unknown fate ----------------------------------------------------------------------------------
 
 
@@ -65,7 +75,7 @@ def test_a_start_that_flora_is_still_at_work_on_is_not_sent_again(
             task.run()
         assert caught.value.remedy.retryable
     run_id = task.run()["run_id"]
-    time.sleep(AT_WORK)  # by then the first has become a run, whatever was sent since
+    time.sleep(AT_WORK)  # by then the first has become a run, regardless of later requests
     assert [run["run_id"] for run in flora.ledger()["runs"]] == [run_id]
     assert flora.ledger()["charged_runs"] == 1
 
@@ -99,8 +109,8 @@ def test_a_run_is_found_that_was_started_after_a_pause_which_flora_asked_for(
     task = life(True)
     with pytest.raises(FloraError):
         task.run()
-    [sending] = task.store.get("flora_run")["sent"]  # type: ignore[union-attr]
-    assert sending[1] - sending[0] == pytest.approx(LASTS)
+    [window] = task.store.get("flora_run")["sent"]  # type: ignore[union-attr]
+    assert window[1] - window[0] == pytest.approx(LASTS)
     assert task.run()["run_id"] == flora.ledger()["runs"][0]["run_id"]
     assert flora.ledger()["charged_runs"] == 1
 
@@ -154,7 +164,7 @@ def test_one_dag_in_two_deployments_has_two_runs(flora: Emulator, has_store: boo
 
 @needs_store
 @pytest.mark.parametrize("tries_before", [1, 2])
-def test_an_upgrade_of_airflow_between_two_tries_pays_for_one_run(
+def test_an_upgrade_of_airflow_between_two_attempts_pays_for_one_run(
     either_flora: Emulator, tries_before: int
 ) -> None:
     either_flora.order_fault("stall_run")
@@ -194,7 +204,7 @@ def test_a_clear_after_the_record_went_with_a_mark_of_success_stops_and_names_th
     assert either_flora.ledger()["started_runs"] == 1
 
 
-# --- a clear is told from a retry -----------------------------------------------------------------------------
+# --- a clear is not a retry ------------------------------------------------------------------------------------
 
 
 @needs_store
@@ -223,10 +233,7 @@ def test_a_clear_of_a_task_whose_technique_was_changed_starts_the_new_one(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch, old_one: str
 ) -> None:
     monkeypatch.setattr("airflow_provider_flora.api.waiting.REFUSAL_CONFIRMED_AFTER", 0.2)
-    flora.order_fault("stall_run")
-    task = life(True, timeout=0.2)
-    with pytest.raises(FloraRunTimeoutError):
-        task.run()
+    task = timed_out(flora)
     first = flora.ledger()["runs"][0]["run_id"]
     if old_one == "was deleted":
         flora.change_technique("editorial-still", deleted=True)
@@ -244,10 +251,7 @@ def test_a_clear_of_a_task_whose_run_flora_does_not_show_any_more_starts_anew(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_provider_flora.api.waiting.REFUSAL_CONFIRMED_AFTER", 0.2)
-    flora.order_fault("stall_run")
-    task = life(True, timeout=0.2)
-    with pytest.raises(FloraRunTimeoutError):
-        task.run()
+    task = timed_out(flora)
     flora.order_fault("status", status=404, code="not_found", operation="getTechniqueRun", times=None)
     monkeypatch.setattr(Starter, "_pages_of_history", lambda *_: iter(()))
     with pytest.raises(FloraUnknownStartError, match="does not show") as caught:

@@ -1,4 +1,4 @@
-"""One task instance as ``runs.starting`` sees it, over tries that may die at any point of a start."""
+"""One task instance as ``runs.starting`` sees it, over attempts that may die at any point of a start."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DyingClient(FloraClient):
             return super().ask(request, read)
         finally:
             if self.dies == "after the POST":
-                raise Crash  # whatever the answer was
+                raise Crash  # with any answer
 
 
 class DyingStore:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -22,13 +21,11 @@ from airflow_provider_flora.runs import gate, watching
 from tests.unit.loop_tasks import quiet, tasks_left
 from tests.unit.runs.watching_flora import Flora, Waits, until
 
-Reader = Callable[[], Awaitable[ClientSettings]]
-
 pytestmark = pytest.mark.usefixtures("fast_clocks")
 
 
 class Connection:
-    """An Airflow connection whose backend does as it is told; counts its reads."""
+    """An Airflow connection with a scripted backend; counts its reads."""
 
     def __init__(self, flora: Flora) -> None:
         self.settings = flora.settings
@@ -55,7 +52,7 @@ def connection(flora: Flora) -> Connection:
 
 @pytest.fixture
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[FloraError]:
-    """The errors that the waits have been told of."""
+    """The errors that the waits have logged."""
     errors: list[FloraError] = []
     note = watching.Watcher._apply
 
@@ -92,7 +89,7 @@ async def test_a_connection_that_cannot_be_read_at_first_is_read_again(
         [run] = await asyncio.gather(*waits.add(flora.start_runs(1)))
     assert run.completed
     assert connection.reads == 4
-    assert [kind for kind, _ in waits.told] == ["interrupted", "recovered"]
+    assert [kind for kind, _ in waits.reported] == ["interrupted", "recovered"]
 
 
 @pytest.mark.parametrize("away", AWAY, ids=str)
@@ -106,7 +103,7 @@ async def test_a_connection_that_is_not_there_ends_no_wait_before_its_deadline_a
     assert all(str(away).rstrip(".") in str(error) for error in ended)
 
 
-async def test_a_deadline_is_kept_while_the_connection_is_being_read(flora: Flora, connection: Connection) -> None:
+async def test_a_deadline_holds_while_the_connection_is_being_read(flora: Flora, connection: Connection) -> None:
     connection.hangs = True
     async with waits_of(flora, connection) as waits:
         [wait] = waits.add(flora.running(1), timeout=0.3)
@@ -147,19 +144,19 @@ async def test_a_rotated_key_goes_unnoticed(
     assert noted == []
 
 
-async def test_a_key_that_is_put_into_the_connection_late_is_taken_up(flora: Flora, connection: Connection) -> None:
+async def test_a_key_that_is_added_to_the_connection_late_is_used(flora: Flora, connection: Connection) -> None:
     run_ids = flora.start_runs(30)
     async with waits_of(flora, connection) as waits:
         tasks = waits.add(run_ids)
         await waits.all_seen(30)
         flora.api_key = "sk_test_rotated"
-        await until(lambda: len(waits.told) >= 1)
+        await until(lambda: len(waits.reported) >= 1)
         connection.settings = flora.settings
         assert all(run.completed for run in await asyncio.gather(*tasks))
 
 
 @pytest.mark.parametrize("count", [5, 40])
-async def test_a_revoked_key_ends_all_waits_when_flora_has_said_so_for_minutes(
+async def test_a_revoked_key_ends_all_waits_when_flora_has_refused_for_minutes(
     flora: Flora, connection: Connection, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     monkeypatch.setattr(waiting, "REFUSAL_CONFIRMED_AFTER", 0.6)
@@ -187,7 +184,7 @@ async def test_a_connection_that_cannot_be_read_again_is_used_as_it_was(
         connection.fails, connection.for_ever = [away], True
         assert all(run.completed for run in await asyncio.gather(*tasks))
     assert connection.reads >= 3
-    assert waits.told == []
+    assert waits.reported == []
 
 
 async def test_a_bug_in_reading_the_connection_again_leaves_the_client_in_use(
@@ -211,7 +208,7 @@ async def test_a_changed_host_is_seen_while_waits_live(
     flora.order_fault("outage", seconds=60)
     async with waits_of(flora, connection) as waits:
         tasks = waits.add(run_ids)
-        await until(lambda: waits.told)
+        await until(lambda: waits.reported)
         flora.clear_faults()
         with Flora(run_seconds=0.0) as other:
             connection.settings = replace(flora.settings, base_url=other.base_url)

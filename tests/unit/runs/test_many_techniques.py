@@ -19,9 +19,7 @@ INTERVAL = 0.3
 
 
 @pytest.mark.parametrize("techniques", [2, 20, 150, 300])
-async def test_three_hundred_waits_cost_three_pages_whatever_their_techniques(
-    flora: Flora, techniques: int
-) -> None:
+async def test_three_hundred_waits_of_any_techniques_cost_three_pages(flora: Flora, techniques: int) -> None:
     runs = flora.running_over(more_techniques(techniques), 300)
     async with Waits(flora) as waits:
         waits.add_over(runs, interval=INTERVAL)
@@ -202,7 +200,7 @@ async def test_a_page_that_is_too_large_is_asked_for_in_smaller_pieces(
         await waits.all_seen(len(run_ids))
         await Cycles(flora, INTERVAL).count(15)  # until the size of pages has settled
         cycles, asked = await Cycles(flora, INTERVAL).count(15)
-        assert waits.told == []
+        assert waits.reported == []
         assert fits == 1 or asked[POLLS] <= 2 * cycles  # pages of one run are dearer than single polls
 
 
@@ -223,4 +221,4 @@ async def test_one_huge_run_makes_no_other_page_small(flora: Flora, monkeypatch:
         await until(lambda: waits.watcher._page_size > 1)
         cycles, asked = await Cycles(flora, INTERVAL).count(60)
         assert asked.total() <= 40 * cycles
-        assert waits.told == []
+        assert waits.reported == []

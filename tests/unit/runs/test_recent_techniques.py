@@ -34,7 +34,7 @@ def flora(emulator: Emulator, connect: Callable[..., None]) -> Emulator:
     return emulator
 
 
-def look(flora: Emulator, technique_id: str = STILL, api_key: str | None = None) -> float | None:
+def get_price(flora: Emulator, technique_id: str = STILL, api_key: str | None = None) -> float | None:
     """Ask as a task of its own does; give the price."""
     with FloraClient(ClientSettings(api_key or flora.api_key, flora.base_url)) as client:
         price = RecentTechnique(client, technique_id).get().run_cost
@@ -63,12 +63,12 @@ def run(**given: Any) -> Any:
     ).run()
 
 
-def test_many_tasks_fetch_it_once(flora: Emulator) -> None:
-    assert [look(flora) for _ in range(3)] == [0.09] * 3
+def test_many_tasks_request_it_once(flora: Emulator) -> None:
+    assert [get_price(flora) for _ in range(3)] == [0.09] * 3
     assert fetched(flora) == 1
 
 
-def test_a_task_in_another_process_need_not_fetch_it(
+def test_a_task_in_another_process_need_not_request_it(
     flora: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = (
@@ -87,38 +87,38 @@ def test_a_task_in_another_process_need_not_fetch_it(
         )
         assert done.stdout.strip() == "0.09", done.stderr
     monkeypatch.setattr(techniques, "FOLDER", tmp_path / FOLDER_NAME)
-    assert look(flora) == 0.09
+    assert get_price(flora) == 0.09
     assert fetched(flora) == 1
 
 
-def test_it_is_fetched_again_after_a_minute(flora: Emulator, kept_techniques: Path) -> None:
-    look(flora)
+def test_it_is_requested_again_after_a_minute(flora: Emulator, kept_techniques: Path) -> None:
+    get_price(flora)
     [file] = kept_techniques.iterdir()
     for age, requests in ((techniques.CACHED_FOR - 5, 1), (techniques.CACHED_FOR + 5, 2), (-5, 3)):
         os.utime(file, (time.time() - age,) * 2)
-        look(flora)
+        get_price(flora)
         assert fetched(flora) == requests
 
 
 def test_each_key_and_id_has_its_own(flora: Emulator) -> None:
-    look(flora)
-    look(flora, "tagline-writer")
+    get_price(flora)
+    get_price(flora, "tagline-writer")
     flora.api_key += "_another"
-    look(flora)
+    get_price(flora)
     assert fetched(flora) == 3
 
 
 def test_what_is_old_is_removed(flora: Emulator, kept_techniques: Path) -> None:
-    look(flora)
+    get_price(flora)
     [old] = kept_techniques.iterdir()
     os.utime(old, (time.time() - techniques.CACHED_FOR - 5,) * 2)
-    look(flora, "tagline-writer")
+    get_price(flora, "tagline-writer")
     assert old not in kept_techniques.iterdir()
     assert len(list(kept_techniques.iterdir())) == 1
 
 
-def test_nobody_else_can_read_or_write_it_and_it_holds_no_key(flora: Emulator, kept_techniques: Path) -> None:
-    look(flora)
+def test_only_its_owner_can_read_or_write_it_and_it_holds_no_key(flora: Emulator, kept_techniques: Path) -> None:
+    get_price(flora)
     [file] = kept_techniques.iterdir()
     assert kept_techniques.stat().st_mode & 0o777 == 0o700
     assert flora.api_key not in f"{file} {file.read_text()}"
@@ -147,24 +147,24 @@ def test_a_folder_that_is_not_safe_is_not_used(
 ) -> None:
     folder = tmp_path / "kept"
     monkeypatch.setattr(techniques, "FOLDER", folder)
-    look(flora)
+    get_price(flora)
     edit(folder, lambda technique: technique.update(run_cost=0.01))
     spoil(folder)
-    assert look(flora) == look(flora) == 0.09
+    assert get_price(flora) == get_price(flora) == 0.09
     assert fetched(flora) == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"technique": {"technique_id": "tech_1"}'])
-def test_what_cannot_be_read_is_fetched(flora: Emulator, kept_techniques: Path, content: bytes) -> None:
-    look(flora)
+def test_an_unreadable_entry_is_requested_again(flora: Emulator, kept_techniques: Path, content: bytes) -> None:
+    get_price(flora)
     [file] = kept_techniques.iterdir()
     file.write_bytes(content)
-    assert look(flora) == look(flora) == 0.09
+    assert get_price(flora) == get_price(flora) == 0.09
     assert fetched(flora) == 2
 
 
 def test_inputs_that_only_fit_the_technique_of_now_are_taken(flora: Emulator, kept_techniques: Path) -> None:
-    look(flora)
+    get_price(flora)
     edit(kept_techniques, lambda technique: technique["inputs"][0].update(id="what_it_was_called"))
     assert run()["status"] == "completed"
     assert fetched(flora) == 2
@@ -173,14 +173,14 @@ def test_inputs_that_only_fit_the_technique_of_now_are_taken(flora: Emulator, ke
 
 
 def test_a_price_that_has_come_down_is_noticed(flora: Emulator, kept_techniques: Path) -> None:
-    look(flora)
+    get_price(flora)
     edit(kept_techniques, lambda technique: technique.update(run_cost=5.0))
     assert run(max_run_cost=0.1)["charged_cost"] == 0.09
     assert fetched(flora) == 2
 
 
 @pytest.mark.parametrize("wrong", [{"inputs": {"promt": "a cup"}}, {"max_run_cost": 0.01}])
-def test_what_is_wrong_is_refused_after_one_more_look(flora: Emulator, wrong: dict[str, Any]) -> None:
+def test_a_wrong_value_is_refused_after_one_more_poll(flora: Emulator, wrong: dict[str, Any]) -> None:
     for requests in (1, 2):
         with pytest.raises(AirflowFailException):
             run(**wrong)
@@ -191,7 +191,7 @@ def test_what_is_wrong_is_refused_after_one_more_look(flora: Emulator, wrong: di
 def test_a_clock_that_was_set_since_has_floras_asked_for_anew(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look(flora)
+    get_price(flora)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 30.0)  # what is cached still looks recent
     with FloraClient(ClientSettings(flora.api_key, flora.base_url)) as client:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("fast_clocks")
 TECHNIQUES = "getTechnique"
 
 
-async def test_a_few_runs_are_looked_at_singly(flora: Flora) -> None:
+async def test_a_few_runs_are_polled_singly(flora: Flora) -> None:
     async with Waits(flora) as waits:
         waits.add(flora.running(3), interval=INTERVAL)
         cycles, asked = await Cycles(flora).count(12)
@@ -52,7 +52,7 @@ async def test_all_waits_share_one_connection_when_pages_do(flora: Flora) -> Non
         assert flora.connections_since() <= 1
 
 
-async def test_single_looks_take_no_more_connections_than_run_at_once(flora: Flora) -> None:
+async def test_single_polls_take_no_more_connections_than_run_at_once(flora: Flora) -> None:
     flora.mark()
     async with Waits(flora) as waits:
         waits.add(flora.running(5), interval=INTERVAL)
@@ -115,7 +115,7 @@ async def test_newer_runs_of_others_are_paged_over_when_that_is_cheaper(flora: F
         assert asked[POLLS] == 0
 
 
-async def test_runs_too_deep_for_pages_are_looked_at_singly(flora: Flora) -> None:
+async def test_runs_too_deep_for_pages_are_polled_singly(flora: Flora) -> None:
     ours = flora.running(8)
     flora.seed_runs(1500, technique_id=STILL, spacing_ms=0)
     async with Waits(flora) as waits:
@@ -126,28 +126,19 @@ async def test_runs_too_deep_for_pages_are_looked_at_singly(flora: Flora) -> Non
         assert asked[LISTS] <= asked[POLLS] / 2
 
 
-async def test_a_straggler_does_not_drag_the_others_along(flora: Flora) -> None:
-    straggler = flora.running(1)
-    flora.seed_runs(900, technique_id=STILL, spacing_ms=0)
-    ours = flora.running(150)
-    async with Waits(flora) as waits:
-        waits.add(straggler + ours, interval=INTERVAL)
-        await waits.all_seen(151)
-        cycles, asked = await Cycles(flora).count(15)
-        assert asked[POLLS] <= cycles
-        assert asked[LISTS] <= 3 * cycles
-
-
-async def test_twenty_stragglers_are_looked_at_singly_and_the_rest_in_pages(flora: Flora) -> None:
-    stragglers = flora.running(20)
-    flora.seed_runs(2500, technique_id=STILL, spacing_ms=0)
-    ours = flora.running(200)
+@pytest.mark.parametrize(("old", "between", "new", "cycles"), [(1, 900, 150, 15), (20, 2500, 200, 60)])
+async def test_stragglers_are_polled_singly_and_the_rest_in_pages(
+    flora: Flora, old: int, between: int, new: int, cycles: int
+) -> None:
+    stragglers = flora.running(old)
+    flora.seed_runs(between, technique_id=STILL, spacing_ms=0)
+    ours = flora.running(new)
     async with Waits(flora) as waits:
         waits.add(stragglers + ours, interval=INTERVAL)
-        await waits.all_seen(220)
-        cycles, asked = await Cycles(flora).count(60)
-        assert asked[POLLS] <= 21 * cycles
-        assert asked[LISTS] <= 4 * cycles
+        await waits.all_seen(old + new)
+        counted, asked = await Cycles(flora).count(cycles)
+        assert asked[POLLS] <= (1 if old == 1 else old + 1) * counted
+        assert asked[LISTS] <= (3 if old == 1 else 4) * counted
 
 
 async def test_a_run_that_a_lagging_history_does_not_show_is_found_all_the_same() -> None:
@@ -181,7 +172,7 @@ async def test_a_lagging_history_does_not_make_a_finished_run_run_again(flora: F
     watcher.remove(wait)
 
 
-async def test_finished_runs_without_details_are_looked_at_singly(
+async def test_finished_runs_without_details_are_polled_singly(
     flora: Flora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = pages.Pages.read
@@ -234,7 +225,7 @@ async def test_failed_runs_come_back_as_failed(flora: Flora, count: int) -> None
     assert all(run.completed for run in others)
 
 
-async def test_two_waits_of_one_run_cost_one_look(flora: Flora) -> None:
+async def test_two_waits_of_one_run_cost_one_poll(flora: Flora) -> None:
     [run_id] = flora.running(1)
     async with Waits(flora) as waits:
         waits.add([run_id] * 4, interval=INTERVAL)
@@ -251,7 +242,7 @@ async def test_each_of_two_waits_of_one_run_gets_it(flora: Flora) -> None:
         assert (await second).completed
 
 
-async def test_a_patient_wait_is_not_looked_at_with_every_impatient_one(flora: Flora) -> None:
+async def test_a_patient_wait_is_not_polled_with_every_impatient_one(flora: Flora) -> None:
     patient, impatient = flora.running(2)
     async with Waits(flora) as waits:
         waits.add([patient], interval=1e7, timeout=1e9)  # its next tick is far away

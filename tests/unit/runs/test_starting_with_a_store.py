@@ -1,4 +1,4 @@
-"""Every row of the table in ``runs/starting.py``, with the emulator's books as the judge of what was paid."""
+"""Every row of the table in ``runs/starting.py``, and the emulator's ledger of what was paid."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_log_names_the_run_and_never_the_idempotency_key(task: Life, caplog:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_try_that_dies_costs_one_run_and_the_next_has_it(task: Life, point: str) -> None:
+def test_an_attempt_that_dies_costs_one_run_and_the_next_has_it(task: Life, point: str) -> None:
     with pytest.raises(Crash):
         task.start(dies=point)
     run = task.start()
@@ -125,7 +125,7 @@ def test_dying_twice_costs_one_run(task: Life, first: str, second: str) -> None:
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_a_lost_or_refused_answer_costs_one_run_over_two_tries(
+def test_a_lost_or_refused_answer_costs_one_run_over_two_attempts(
     task: Life, fault: dict[str, object], error: type[FloraError]
 ) -> None:
     task.flora.order_fault(operation="startTechniqueRun", **fault)
@@ -135,7 +135,7 @@ def test_a_lost_or_refused_answer_costs_one_run_over_two_tries(
     assert [run.run_id] == [started["run_id"] for started in runs_of(task.flora)]
 
 
-def test_an_answer_that_came_too_late_costs_one_run_over_two_tries(task: Life) -> None:
+def test_an_answer_that_came_too_late_costs_one_run_over_two_attempts(task: Life) -> None:
     task.client_settings["timeout"] = 0.2
     task.flora.order_fault(kind="delay", when="after", seconds=0.5, operation="startTechniqueRun")
     with pytest.raises(FloraConnectionError):
@@ -144,7 +144,7 @@ def test_an_answer_that_came_too_late_costs_one_run_over_two_tries(task: Life) -
     assert [run.run_id] == [started["run_id"] for started in runs_of(task.flora)]
 
 
-def test_a_lost_answer_is_made_good_within_one_try(
+def test_a_lost_answer_is_recovered_within_one_attempt(
     task: Life, account: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_provider_flora.api.retries.FIRST_BACKOFF", 0.01)
@@ -157,7 +157,7 @@ def test_a_lost_answer_is_made_good_within_one_try(
     assert "Waiting 0 s until an earlier start is certain to have ended" in caplog.text
 
 
-def test_a_second_sending_keeps_the_key_and_adds_its_time(task: Life) -> None:
+def test_a_second_request_has_the_same_key_and_adds_its_time(task: Life) -> None:
     with pytest.raises(Crash):
         task.start(dies="before the POST")
     before = task.record
@@ -181,7 +181,7 @@ def test_a_refused_start_leaves_nothing_to_be_unsure_of(
     assert prompts_of(task.flora) == [prompt]
 
 
-def test_a_refusal_that_cannot_be_noted_is_still_what_is_told(
+def test_a_refusal_that_cannot_be_stored_is_still_reported(
     task: Life, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = task.store.set
@@ -201,7 +201,7 @@ def test_a_refusal_that_cannot_be_noted_is_still_what_is_told(
 # --- a run that is known ----------------------------------------------------------------------------------
 
 
-def test_an_active_run_is_waited_for_by_the_next_try(task: Life) -> None:
+def test_an_active_run_is_waited_for_by_the_next_attempt(task: Life) -> None:
     task.flora.order_fault(kind="stall_run")
     run = task.start()
     assert task.start().run_id == run.run_id
@@ -289,7 +289,7 @@ def test_a_clear_of_a_task_whose_run_is_gone_starts_anew(task: Life, monkeypatch
     assert posts_to(task.flora) == 2
 
 
-def test_a_run_that_is_missing_for_a_moment_after_its_start_is_looked_for_again(
+def test_a_run_that_is_missing_for_a_moment_after_its_start_is_polled_again(
     task: Life, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = task.start()
@@ -440,7 +440,7 @@ def test_a_run_lost_long_ago_is_replaced_where_a_second_charge_is_accepted(
     assert task.flora.ledger()["charged_runs"] == 2
 
 
-def test_the_age_of_a_key_is_told_from_its_first_sending_by_floras_clock(
+def test_the_age_of_a_key_counts_from_its_first_request_by_floras_clock(
     task: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Crash):
@@ -513,7 +513,7 @@ def test_the_tasks_own_earlier_runs_are_not_taken_for_the_lost_one(docs_task: Li
 
 
 @pytest.mark.parametrize("skew", [0, 120, -120])
-def test_runs_from_before_the_intent_are_not_taken_for_the_lost_one_whatever_the_clocks_say(
+def test_runs_from_before_the_intent_are_not_taken_for_the_lost_one_with_any_clock(
     emulate: Callable[..., Emulator], store: FakeStore, skew: int
 ) -> None:
     task = Life(emulate(clock_skew=skew), store)
@@ -526,7 +526,7 @@ def test_runs_from_before_the_intent_are_not_taken_for_the_lost_one_whatever_the
 
 
 @pytest.mark.parametrize("skew", [120, -120])
-def test_floras_clock_is_asked_for_where_no_answer_has_told_it(
+def test_floras_clock_is_asked_for_if_no_answer_has_shown_it(
     emulate: Callable[..., Emulator], store: FakeStore, skew: int
 ) -> None:
     task = Life(emulate(clock_skew=skew), store)
@@ -606,7 +606,7 @@ def test_nothing_is_spent_when_the_intent_cannot_be_stored(task: Life) -> None:
 
 
 @pytest.mark.usefixtures("quick_saves")
-def test_a_run_whose_id_cannot_be_stored_is_named_and_found_by_the_next_try(task: Life) -> None:
+def test_a_run_whose_id_cannot_be_stored_is_named_and_found_by_the_next_attempt(task: Life) -> None:
     away = ConnectionError("the API server is away")
     with pytest.MonkeyPatch.context() as patch:
         whole, writes = task.store.set, []

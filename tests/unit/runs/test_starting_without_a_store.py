@@ -26,14 +26,14 @@ def task(either_flora: Emulator) -> Life:
 
 
 @pytest.mark.parametrize("point", ["before the POST", "after the POST"])
-def test_a_try_that_dies_costs_one_run_and_the_next_has_it(task: Life, point: str) -> None:
+def test_an_attempt_that_dies_costs_one_run_and_the_next_has_it(task: Life, point: str) -> None:
     with pytest.raises(Crash):
         task.start(dies=point)
     run = task.start()
     assert [run.run_id] == [started["run_id"] for started in runs_of(task.flora)]
 
 
-def test_a_retry_takes_up_the_run_of_the_try_before(task: Life) -> None:
+def test_a_retry_resumes_the_run_of_the_attempt_before(task: Life) -> None:
     task.flora.order_fault(kind="stall_run")
     run = task.start()
     assert task.start().run_id == run.run_id
@@ -49,7 +49,7 @@ def test_a_failed_run_is_replaced_under_the_next_key(task: Life) -> None:
     assert run.run_id == runs_of(task.flora)[1]["run_id"]
 
 
-def test_the_replacement_of_a_failed_run_is_taken_up_or_the_task_stops_but_nothing_is_paid_twice(
+def test_the_replacement_of_a_failed_run_is_resumed_or_the_task_stops_but_nothing_is_paid_twice(
     task: Life, account: str
 ) -> None:
     task.flora.order_fault(kind="fail_run", **TEMPORARY)
@@ -57,13 +57,13 @@ def test_the_replacement_of_a_failed_run_is_taken_up_or_the_task_stops_but_nothi
     replacement = task.start().run_id
     if account == "site":
         assert task.start().run_id == replacement
-    else:  # two keys of this task answer 409, and the history does not say which of its runs is whose
+    else:  # two keys of this task answer 409, and the history does not show whose its runs are
         with pytest.raises(FloraUnknownStartError, match=replacement):
             task.start()
     assert task.flora.ledger()["charged_runs"] == 1
 
 
-def test_no_try_has_more_keys_than_there_were_tries(emulate: Callable[..., Emulator]) -> None:
+def test_no_attempt_has_more_keys_than_there_were_attempts(emulate: Callable[..., Emulator]) -> None:
     task = Life(emulate(idempotency="site"), None, dag_run_began=time.time() - 0.05)
     task.flora.order_fault(kind="fail_run", times=None, **TEMPORARY)
     for tries in (1, 2, 3):
@@ -116,7 +116,7 @@ def test_a_stranger_of_the_same_time_stops_a_retry(flora_docs: Emulator) -> None
 
 
 @pytest.mark.parametrize("skew", [0, 120, -120])
-def test_the_run_of_an_earlier_try_is_found_whatever_the_clocks_say(
+def test_the_run_of_an_earlier_attempt_is_found_with_any_clock(
     emulate: Callable[..., Emulator], skew: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(starting, "CLOCK_MARGIN", 1.5)
@@ -129,7 +129,7 @@ def test_the_run_of_an_earlier_try_is_found_whatever_the_clocks_say(
 
 
 @pytest.mark.parametrize("skew", [0, 120, -120])
-def test_runs_from_before_the_dag_run_are_strangers_whatever_the_clocks_say(
+def test_runs_from_before_the_dag_run_are_not_candidates_with_any_clock(
     emulate: Callable[..., Emulator], skew: int
 ) -> None:
     flora = emulate(clock_skew=skew)
@@ -163,7 +163,7 @@ def attempt_of(**changes: object) -> Attempt:
     return Attempt.of({"ti": ti, "dag_run": dag_run, "task": task})
 
 
-def test_a_key_belongs_to_one_task_instance_of_one_deployment_and_to_all_its_tries() -> None:
+def test_a_key_belongs_to_one_task_instance_of_one_deployment_and_to_all_its_attempts() -> None:
     def key(**changes: object) -> str:
         records = Records(None, attempt_of(**changes))
         return records.new_intent(records.empty_record("digest", "technique"), None).key
@@ -185,14 +185,14 @@ def test_a_key_belongs_to_one_task_instance_of_one_deployment_and_to_all_its_tri
 def test_the_key_that_a_release_derives_stays_what_it_is() -> None:
     records = Records(None, attempt_of())
     digest = digest_of("product-relight", {"photo": "s3://shop/cup.png", "light": "neon"}, None)
-    # An upgrade of the provider between two tries must find the run of the first: never change it.
+    # An upgrade of the provider between two attempts must find the run of the first: never change it.
     assert (
         records.new_intent(records.empty_record(digest, "product-relight"), None).key
         == "airflow-d98028c2b69cb4b12d16916944a86a1812f2230e"
     )
 
 
-def test_what_an_earlier_try_may_have_sent_is_presumed() -> None:
+def test_what_an_earlier_attempt_may_have_sent_is_presumed() -> None:
     def presumed(**changes: object) -> Record | None:
         records = Records(None, attempt_of(**changes))
         return records.presume(

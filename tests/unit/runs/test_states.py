@@ -1,4 +1,4 @@
-"""The states of a start, wherever they are told: in the code's own table, in the docs and in the drawing."""
+"""The states of a start, wherever they are listed: in the code's own table, in the docs and in the drawing."""
 
 from __future__ import annotations
 

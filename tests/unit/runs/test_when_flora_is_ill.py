@@ -150,7 +150,7 @@ async def test_runs_that_cannot_be_read_do_not_stall_a_later_one(flora: Flora) -
     ],
     ids=lambda fault: f"{fault['kind']}-{fault.get('status', '')}",
 )
-async def test_without_a_history_runs_are_looked_at_singly(flora: Flora, fault: dict[str, Any]) -> None:
+async def test_without_a_history_runs_are_polled_singly(flora: Flora, fault: dict[str, Any]) -> None:
     run_ids = flora.start_runs(30)
     flora.order_fault(**fault, operation=LISTS, times=None)
     async with Waits(flora) as waits:
@@ -158,7 +158,7 @@ async def test_without_a_history_runs_are_looked_at_singly(flora: Flora, fault: 
     assert all(run.completed for run in runs)
     assert (
         flora.requests_since()[LISTS] <= 12
-    )  # two walks of three tries; aiohttp tries a connection that was reset again
+    )  # two walks of three attempts; aiohttp retries a connection that was reset
 
 
 async def test_one_technique_s_broken_history_does_not_hold_up_another(flora: Flora) -> None:
@@ -188,7 +188,7 @@ async def test_a_slug_that_flora_does_not_know_any_more_filters_as_it_is(flora: 
 
 
 @pytest.mark.parametrize("fault", [{"kind": "status", "status": 502}, {"kind": "html", "status": 403}], ids=str)
-async def test_a_hiccup_of_the_history_costs_a_second_try(flora: Flora, fault: dict[str, Any]) -> None:
+async def test_a_transient_error_of_the_history_costs_one_retry(flora: Flora, fault: dict[str, Any]) -> None:
     async with Waits(flora) as waits:
         waits.add(flora.running(60))
         await waits.all_seen(60)
@@ -257,32 +257,32 @@ async def test_an_answer_that_is_no_run_s_own_end_ends_no_wait(
         assert not any(task.done() for task in tasks)
 
 
-async def test_a_wait_tells_of_an_outage_and_of_its_end_once(flora: Flora) -> None:
+async def test_a_wait_logs_an_outage_and_its_end_once(flora: Flora) -> None:
     run_ids = flora.running(30)
     async with Waits(flora) as waits:
         tasks = waits.add(run_ids)
         await waits.all_seen(30)
         flora.order_fault(kind="status", status=503, times=None)
-        await until(lambda: len(waits.told) >= 30)
-        late = waits.add(flora.running(1))  # one that begins meanwhile is told of it too
-        await until(lambda: len(waits.told) >= 31)
+        await until(lambda: len(waits.reported) >= 30)
+        late = waits.add(flora.running(1))  # one that begins meanwhile logs it too
+        await until(lambda: len(waits.reported) >= 31)
         flora.clear_faults()
-        await until(lambda: len(waits.told) >= 62)
+        await until(lambda: len(waits.reported) >= 62)
         await asyncio.sleep(0.2)
         assert not any(task.done() for task in tasks + late)
-    interrupted, recovered = waits.told[:31], waits.told[31:]
+    interrupted, recovered = waits.reported[:31], waits.reported[31:]
     assert {kind for kind, _ in interrupted} == {"interrupted"}
     assert all("Flora answered 503" in why for _, why in interrupted)
     assert {run_id for _, run_id in recovered} == {run.run_id for run in waits.seen}
 
 
-async def test_each_wait_is_told_of_an_outage_in_its_own_context(flora: Flora) -> None:
+async def test_each_wait_logs_an_outage_in_its_own_context(flora: Flora) -> None:
     whose = contextvars.ContextVar[str]("whose", default="nobody's")
-    told: list[str] = []
+    reported: list[str] = []
 
     class Listener(Waits):
         def interrupted(self, error: FloraError, seconds_left: float) -> None:
-            told.append(whose.get())
+            reported.append(whose.get())
 
     async with Waits(flora) as waits:
         run_ids = flora.running(10)
@@ -290,19 +290,21 @@ async def test_each_wait_is_told_of_an_outage_in_its_own_context(flora: Flora) -
             whose.set(run_id)
             waits.add([run_id], listener=Listener(flora))
         flora.order_fault(kind="reset", times=None)
-        await until(lambda: len(told) == 10)
-    assert sorted(told) == sorted(run_ids)
+        await until(lambda: len(reported) == 10)
+    assert sorted(reported) == sorted(run_ids)
 
 
-@pytest.mark.parametrize(("retry_after", "told"), [(1, 0), (200, 20)])
-async def test_only_a_long_pause_that_flora_asks_for_is_told(flora: Flora, retry_after: int, told: int) -> None:
+@pytest.mark.parametrize(("retry_after", "reported"), [(1, 0), (200, 20)])
+async def test_only_a_long_pause_that_flora_asks_for_is_logged(
+    flora: Flora, retry_after: int, reported: int
+) -> None:
     async with Waits(flora) as waits:
         waits.add(flora.running(20))
         await waits.all_seen(20)
         flora.order_fault("status", status=429, retry_after=retry_after)
-        await until(lambda: flora.responses_since()["429"] == 1 and len(waits.told) >= told)
+        await until(lambda: flora.responses_since()["429"] == 1 and len(waits.reported) >= reported)
         await asyncio.sleep(0.3)
-        assert len(waits.told) == told
+        assert len(waits.reported) == reported
 
 
 @pytest.mark.parametrize("count", [1, 30])

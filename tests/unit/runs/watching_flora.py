@@ -1,4 +1,4 @@
-"""What the tests of the watcher say: put runs there, wait for them, read the books."""
+"""Helpers of the tests of the watcher: create runs, wait for them, read the ledger."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MORE = tuple(replace(_LIKE, slug=f"more-{number}", technique_id=f"tech_more-{num
 
 
 class Flora(Emulator):
-    """An emulator that is told what to do in one line."""
+    """An emulator with one-line commands."""
 
     def __init__(self, **options: Any) -> None:
         with patch.object(catalogue, "TECHNIQUES", (*catalogue.TECHNIQUES, *MORE)):
@@ -102,7 +102,7 @@ class Flora(Emulator):
 
 
 def more_techniques(count: int) -> list[str]:
-    """Give the ids of so many techniques, all alike, that the emulator has beside its own."""
+    """Return the ids of a number of equal techniques that the emulator has beside its own."""
     return [technique.technique_id for technique in MORE[:count]]
 
 
@@ -114,7 +114,7 @@ class Cycles:
         self._interval = interval
 
     async def count(self, requests: int) -> tuple[float, Counter[str]]:
-        """Wait for so many requests; give cycles and requests."""
+        """Wait for a number of requests; return cycles and requests."""
         self._flora.mark()
         begun = time.monotonic()
         await until(lambda: self._flora.requests_since().total() >= requests)
@@ -130,7 +130,7 @@ class Waits:
         self.name = name
         self.tasks: list[asyncio.Task[Run]] = []
         self.seen: list[Run] = []
-        self.told: list[tuple[str, str]] = []
+        self.reported: list[tuple[str, str]] = []
         self.read_settings: watching.SettingsReader = flora.read_settings
 
     async def __aenter__(self) -> Waits:
@@ -175,10 +175,10 @@ class Waits:
         self.seen.append(run)
 
     def interrupted(self, error: FloraError, seconds_left: float) -> None:
-        self.told.append(("interrupted", str(error)))
+        self.reported.append(("interrupted", str(error)))
 
     def recovered(self, run: Run) -> None:
-        self.told.append(("recovered", run.run_id))
+        self.reported.append(("recovered", run.run_id))
 
     async def cancel(self, *tasks: asyncio.Task[Run]) -> None:
         """Cancel waits as the triggerer does."""
@@ -187,12 +187,12 @@ class Waits:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def all_seen(self, count: int) -> None:
-        """Wait until each of so many runs has been seen once."""
+        """Wait until each of the runs has been seen once."""
         await until(lambda: len({run.run_id for run in self.seen}) >= count)
 
     @property
     def watcher(self) -> watching.Watcher:
-        """Who looks after them."""
+        """The watchers that poll the runs."""
         return watching._watchers[asyncio.get_running_loop()][self.name]
 
 

@@ -35,11 +35,12 @@ pytestmark = pytest.mark.usefixtures("quick")
 WAYS = pytest.mark.parametrize(
     "way", [{"mode": "poke"}, {"mode": "reschedule"}, {"deferrable": True}], ids=["poke", "reschedule", "deferred"]
 )
-HICCUPS: tuple[dict[str, Any], ...] = (
+TRANSIENT_ERRORS: tuple[dict[str, Any], ...] = (
     {"kind": "reset"},
     {"kind": "html"},
     {"kind": "status", "status": 429},
     {"kind": "status", "status": 408},
+    {"kind": "status", "status": 500},
     {"kind": "cut_json"},
 )
 
@@ -103,15 +104,15 @@ def test_without_xcoms_none_is_pushed(flora: Emulator, way: dict[str, Any]) -> N
 
 
 @WAYS
-def test_hiccups_never_fail_it(flora: Emulator, way: dict[str, Any]) -> None:
+def test_transient_errors_never_fail_it(flora: Emulator, way: dict[str, Any]) -> None:
     run_id = start()
-    for fault in HICCUPS:
+    for fault in TRANSIENT_ERRORS:
         flora.order_fault(operation="getTechniqueRun", **fault)
     value, _ = run_of(sensor(run_id, **way))
     assert value["status"] == "completed"
 
 
-def test_a_rescheduled_sensor_holds_no_worker_between_two_looks(flora: Emulator) -> None:
+def test_a_rescheduled_sensor_holds_no_worker_between_two_polls(flora: Emulator) -> None:
     flora.order_fault(kind="stall_run")
     with pytest.raises(AirflowRescheduleException):
         TaskLife(sensor(start(), mode="reschedule")).run()
@@ -206,14 +207,14 @@ def test_what_flora_refuses_for_minutes_fails_it_and_may_be_retried(
     assert caught.value.run_id == run_id
 
 
-def look(
+def poll_once(
     task: FloraTechniqueRunSensor,
     *,
     rescheduled: float | None,
     started: float = 0.0,
     store: FakeStore | None = None,
 ) -> Any:
-    """Look once, as a process that was made for this look; times are seconds ago."""
+    """Poll once, as a new process; times are seconds ago."""
     life = TaskLife(task, store=store)
     context = life.context()
     now = datetime.now(timezone.utc)
@@ -228,14 +229,14 @@ def look(
 
 def test_a_rescheduled_sensor_goes_on_while_a_run_has_been_missing_for_a_moment(flora: Emulator) -> None:
     task = sensor("run_of_nobody", mode="reschedule", timeout=86400)
-    assert look(task, rescheduled=None) == "rescheduled"
-    assert look(task, rescheduled=170) == "rescheduled"
+    assert poll_once(task, rescheduled=None) == "rescheduled"
+    assert poll_once(task, rescheduled=170) == "rescheduled"
 
 
 def test_a_rescheduled_sensor_ends_when_a_run_has_been_missing_for_minutes(flora: Emulator) -> None:
     task = sensor("run_of_nobody", mode="reschedule", timeout=86400)
     with pytest.raises(FloraAPIError, match="404") as caught:
-        look(task, rescheduled=190)
+        poll_once(task, rescheduled=190)
     assert caught.value.remedy.retryable
 
 
@@ -243,17 +244,17 @@ def test_a_rescheduled_sensor_of_airflow_2_takes_its_start_for_the_first_look(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = sensor("run_of_nobody", mode="reschedule", timeout=86400)
-    assert look(task, rescheduled=None, started=170) == "rescheduled"
+    assert poll_once(task, rescheduled=None, started=170) == "rescheduled"
     with pytest.raises(FloraAPIError, match="404"):
-        look(task, rescheduled=None, started=190)
+        poll_once(task, rescheduled=None, started=190)
 
 
-def test_a_rescheduled_sensor_is_not_ended_by_what_flora_does_not_say_itself(flora: Emulator) -> None:
+def test_a_rescheduled_sensor_is_not_ended_by_the_error_of_a_proxy(flora: Emulator) -> None:
     (run_id,) = flora.seed_runs()
     task = sensor(run_id, mode="reschedule", timeout=86400)
     flora.order_fault(kind="html", status=404, operation="getTechniqueRun")
-    assert look(task, rescheduled=7200) == "rescheduled"
-    assert look(task, rescheduled=7200)["run_id"] == run_id
+    assert poll_once(task, rescheduled=7200) == "rescheduled"
+    assert poll_once(task, rescheduled=7200)["run_id"] == run_id
 
 
 def test_where_there_is_a_state_store_one_refusal_in_a_long_wait_ends_no_rescheduled_sensor(
@@ -264,9 +265,9 @@ def test_where_there_is_a_state_store_one_refusal_in_a_long_wait_ends_no_resched
     task = sensor(start(), mode="reschedule", timeout=86400)
     for _ in range(3):
         flora.order_fault(kind="status", status=404, operation="getTechniqueRun")
-        assert look(task, rescheduled=7200, store=store) == "rescheduled"  # refused
+        assert poll_once(task, rescheduled=7200, store=store) == "rescheduled"  # refused
         assert store.rows
-        assert look(task, rescheduled=7200, store=store) == "rescheduled"  # and seen again
+        assert poll_once(task, rescheduled=7200, store=store) == "rescheduled"  # and seen again
         assert not store.rows
 
 
@@ -276,11 +277,11 @@ def test_where_there_is_a_state_store_a_refusal_that_stays_ends_a_rescheduled_se
     monkeypatch.setattr(waiting, "REFUSAL_CONFIRMED_AFTER", 0.3)
     store = FakeStore()
     task = sensor("run_of_nobody", mode="reschedule", timeout=86400)
-    assert look(task, rescheduled=7200, store=store) == "rescheduled"
+    assert poll_once(task, rescheduled=7200, store=store) == "rescheduled"
     time.sleep(0.4)
     with pytest.raises(FloraAPIError, match="404"):
-        look(task, rescheduled=7200, store=store)
-    assert not store.rows  # a retry begins anew
+        poll_once(task, rescheduled=7200, store=store)
+    assert not store.rows  # a retry begins again
 
 
 def test_a_state_store_that_is_away_does_not_end_a_rescheduled_sensor(flora: Emulator) -> None:
@@ -291,7 +292,7 @@ def test_a_state_store_that_is_away_does_not_end_a_rescheduled_sensor(flora: Emu
         set = delete = get
 
     task = sensor("run_of_nobody", mode="reschedule", timeout=86400)
-    assert look(task, rescheduled=7200, store=Away()) == "rescheduled"
+    assert poll_once(task, rescheduled=7200, store=Away()) == "rescheduled"
 
 
 @WAYS
@@ -315,17 +316,17 @@ def test_a_rescheduled_sensor_names_the_last_error_too_when_the_time_is_over(flo
     task = sensor(start(), mode="reschedule", timeout=0)
     flora.order_fault(kind="status", status=503, times=None)
     with pytest.raises(AirflowSensorTimeout, match="The last poll failed: Flora answered 503"):
-        look(task, rescheduled=100, started=100)
+        poll_once(task, rescheduled=100, started=100)
 
 
-def test_a_sensor_that_pokes_tells_of_an_outage_once(
+def test_a_sensor_that_pokes_logs_an_outage_once(
     flora: Emulator, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = start()
     flora.order_fault(kind="status", status=503, operation="getTechniqueRun", times=5)
     run_of(sensor(run_id))
-    said = "".join(capfd.readouterr()) or caplog.text
-    assert said.count(f"{run_id} cannot be polled now. The sensor goes on: Flora answered 503") == 1
+    printed = "".join(capfd.readouterr()) or caplog.text
+    assert printed.count(f"{run_id} cannot be polled now. The sensor goes on: Flora answered 503") == 1
 
 
 def test_texts_of_a_deferred_sensor_are_handed_over_whole(flora: Emulator) -> None:
@@ -373,7 +374,7 @@ def test_a_soft_sensor_is_skipped_when_the_time_is_over(stalled: str, way: dict[
 
 
 @pytest.mark.parametrize("way", [{"mode": "poke"}, {"deferrable": True}], ids=["poke", "deferred"])
-def test_a_cost_that_is_told_late_is_waited_for_or_none(
+def test_a_late_cost_is_waited_for_or_none(
     connect: Callable[..., None], monkeypatch: pytest.MonkeyPatch, way: dict[str, Any]
 ) -> None:
     with Emulator(run_seconds=0, cost_lag=0.4) as flora:
@@ -397,7 +398,7 @@ def test_a_choice_that_is_none_is_refused() -> None:
         sensor("run_1", returns="files")
 
 
-def test_the_deferral_carries_what_the_sensor_was_told(stalled: str) -> None:
+def test_the_deferral_carries_the_parameters_of_the_sensor(stalled: str) -> None:
     task = sensor(stalled, deferrable=True, poke_interval=7)
     with pytest.raises(TaskDeferred) as deferred:
         task.execute(TaskLife(task).context())

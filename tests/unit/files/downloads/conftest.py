@@ -1,4 +1,4 @@
-"""A server of media that does as it is told."""
+"""A scripted server of media."""
 
 from __future__ import annotations
 

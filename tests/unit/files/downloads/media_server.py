@@ -1,4 +1,4 @@
-"""A server of media that does as it is told, one answer after the other."""
+"""A server of media with scripted answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Answerer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class MediaServer:
-    """A server on this machine that answers each request as it is told, one answer after the other.
+    """A server on this machine that answers each request with the next scripted answer.
 
     The last answer is given again and again.
     """

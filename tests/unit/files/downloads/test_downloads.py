@@ -1,4 +1,4 @@
-"""Downloading from a server that does as told: what is fetched, when it is whole, and what a failure says."""
+"""Downloads from a scripted server: what is downloaded, when it is complete, and what a failure reports."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def names(folder: Path) -> list[str]:
 # --- what is put down -------------------------------------------------------------------------------------
 
 
-def test_a_file_is_what_the_server_sent_and_its_record_says_so(media: MediaServer, tmp_path: Path) -> None:
+def test_a_file_and_its_record_are_what_the_server_sent(media: MediaServer, tmp_path: Path) -> None:
     media.answers = [sends()]
     [file] = fetch(media, tmp_path / "new" / "folder")
     path = tmp_path / "new" / "folder" / "relight-run_1-image.png"
@@ -148,7 +148,7 @@ OUTPUT_IDS = [
 @pytest.mark.parametrize("file_name", [DEFAULT_FILE_NAME, "{output_id}", "{output_id}.{ext}", "all.{ext}", "all"])
 @pytest.mark.parametrize("ids", OUTPUT_IDS, ids=repr)
 @pytest.mark.parametrize("where", ["local", "memory", "s3"])
-def test_every_output_has_a_file_of_its_own_in_any_storage_and_try(
+def test_every_output_has_a_file_of_its_own_in_any_storage_and_attempt(
     request: pytest.FixtureRequest, media: MediaServer, tmp_path: Path, where: str, ids: list[str], file_name: str
 ) -> None:
     media.answers = [by_path]
@@ -162,7 +162,7 @@ def test_every_output_has_a_file_of_its_own_in_any_storage_and_try(
     assert len({folded(file["uri"]) for file in files}) == len(ids)
     contents = [ObjectStoragePath(file["uri"]).read_bytes() for file in files]
     assert contents == [PICTURE + f"/{place}".encode() for place in range(len(ids))]
-    # Whatever comes first the next time, on a worker that remembers nothing.
+    # Any output may come first the next time, on a worker without a record.
     media.answers = [lambda one: (time.sleep(0.02 if one.path == "/0" else 0), by_path(one))[1]]
     assert fetch(media, folder, run, file_name=file_name) == files
     if where == "memory":
@@ -171,7 +171,7 @@ def test_every_output_has_a_file_of_its_own_in_any_storage_and_try(
         fsspec.filesystem("memory").rm("/out", recursive=True)
 
 
-def test_names_that_a_try_gave_are_kept_by_the_next(media: MediaServer, tmp_path: Path) -> None:
+def test_names_of_one_attempt_stay_in_the_next(media: MediaServer, tmp_path: Path) -> None:
     def all_but_the_first(request: BaseHTTPRequestHandler) -> None:
         (sends(b"", status=404) if request.path == "/a" else by_path)(request)
 
@@ -222,14 +222,16 @@ def technique_of(*outputs: tuple[str, str]) -> Technique:
 
 
 @pytest.mark.parametrize("file_name", ["picture.{ext}", "{technique}-{flora_run_id}.{ext}", "all"])
-def test_a_format_that_names_two_outputs_alike_is_told_before_a_run_is_paid(tmp_path: Path, file_name: str) -> None:
+def test_a_format_that_names_two_outputs_alike_is_refused_before_a_run_is_paid(
+    tmp_path: Path, file_name: str
+) -> None:
     downloads = Downloads(str(tmp_path), file_name, log)
     two = technique_of(("a", "imageUrl"), ("line", "text"), ("b", "imageUrl"))
     with pytest.raises(
         FloraParameterError, match=r"several outputs .*'a', 'b'\. Add \{output_id\} or \{index\}.*Nothing was"
-    ) as told:
+    ) as reported:
         downloads.check_names(two)
-    assert not told.value.remedy.retryable
+    assert not reported.value.remedy.retryable
     downloads.check_names(technique_of(("a", "imageUrl"), ("line", "text")))
     downloads.check_names(technique_of())
     for apart in (DEFAULT_FILE_NAME, "{index}.{ext}", "{output_id}"):
@@ -268,7 +270,7 @@ def test_any_text_is_stored(
 
 @pytest.mark.parametrize("kind", ["text", "imageUrl"])
 @pytest.mark.parametrize("url", [None, "", " "])
-def test_an_output_without_content_is_told_and_the_others_are_there(
+def test_an_output_without_content_is_reported_and_the_others_are_there(
     media: MediaServer, tmp_path: Path, kind: str, url: str | None
 ) -> None:
     media.answers = [sends()]
@@ -277,9 +279,9 @@ def test_an_output_without_content_is_told_and_the_others_are_there(
     if kind == "text" and url is not None:
         assert fetch(media, tmp_path, run)[1]["bytes"] == len(url)
         return
-    with pytest.raises(FloraDownloadError, match=r"'other' of run run_1 .* has no content.*at no cost") as told:
+    with pytest.raises(FloraDownloadError, match=r"'other' of run run_1 .* has no content.*at no cost") as reported:
         fetch(media, tmp_path, run)
-    assert told.value.remedy.retryable
+    assert reported.value.remedy.retryable
     assert names(tmp_path) == ["relight-run_1-image.png"]
 
 
@@ -324,9 +326,9 @@ def test_progress_of_a_large_file_is_in_the_log(
     media.answers = [sends()]
     with caplog.at_level(logging.INFO, log.name):
         fetch(media, tmp_path)
-    told = [record.getMessage() for record in caplog.records if " %)" in record.getMessage()]
-    assert 9 <= len(told) <= 11
-    assert told[-1].endswith("(100 %)")
+    reported = [record.getMessage() for record in caplog.records if " %)" in record.getMessage()]
+    assert 9 <= len(reported) <= 11
+    assert reported[-1].endswith("(100 %)")
     assert "Downloaded" in caplog.text
 
 
@@ -438,7 +440,7 @@ def test_nothing_is_under_the_final_name_while_it_comes(media: MediaServer, tmp_
     ],
     ids=["cut", "longer than it is", "empty", "a page", "503", "429", "closed"],
 )
-def test_what_is_not_whole_is_asked_for_again(media: MediaServer, tmp_path: Path, broken: Any) -> None:
+def test_an_incomplete_file_is_downloaded_again(media: MediaServer, tmp_path: Path, broken: Any) -> None:
     media.answers = [broken, broken, sends()]
     [file] = fetch(media, tmp_path)
     assert (tmp_path / "relight-run_1-image.png").read_bytes() == PICTURE
@@ -455,14 +457,14 @@ def test_what_never_becomes_whole_leaves_nothing_behind(media: MediaServer, tmp_
     assert names(tmp_path) == []
 
 
-def test_a_file_whose_end_nobody_tells_is_refused(media: MediaServer, tmp_path: Path) -> None:
+def test_a_file_of_unknown_length_is_refused(media: MediaServer, tmp_path: Path) -> None:
     media.answers = [sends(length="none")]
     with pytest.raises(FloraDownloadError, match="does not send the file's length"):
         fetch(media, tmp_path)
     assert names(tmp_path) == []
 
 
-def test_a_server_that_falls_silent_is_given_up_after_the_time_out(media: MediaServer, tmp_path: Path) -> None:
+def test_a_server_that_falls_silent_is_given_up_after_the_timeout(media: MediaServer, tmp_path: Path) -> None:
     silent = threading.Event()
 
     def stalls(request: BaseHTTPRequestHandler) -> None:
@@ -494,13 +496,13 @@ def test_a_file_that_only_drips_is_given_up_in_the_end(
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["as it says", "as it turns out"])
+@pytest.mark.parametrize("reported", [True, False], ids=["as it says", "as it turns out"])
 def test_a_file_that_is_too_large_is_refused(
-    media: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+    media: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: bool
 ) -> None:
     monkeypatch.setattr(fetching, "MAX_FILE_BYTES", 1000)
     body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(PICTURE), PICTURE)
-    media.answers = [sends() if told else sends(body, length="none", transfer_encoding="chunked")]
+    media.answers = [sends() if reported else sends(body, length="none", transfer_encoding="chunked")]
     with pytest.raises(FloraDownloadError, match="larger than the limit"):
         fetch(media, tmp_path)
     assert len(media.requests) == 1
@@ -511,7 +513,7 @@ def test_a_file_that_is_too_large_is_refused(
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-def test_a_url_that_has_expired_says_so_and_names_the_run(media: MediaServer, tmp_path: Path, status: int) -> None:
+def test_an_expired_url_is_reported_with_the_run(media: MediaServer, tmp_path: Path, status: int) -> None:
     media.answers = [sends(b"gone", status=status)]
     with pytest.raises(FloraDownloadError) as caught:
         fetch(media, tmp_path)
@@ -544,7 +546,7 @@ def test_several_that_fail_are_all_named(media: MediaServer, tmp_path: Path) -> 
     ("folder", "why"),
     [("relative/folder", "is a relative path"), ("nowhere://bucket/x", "cannot be used")],
 )
-def test_a_folder_that_cannot_be_is_told_before_anything(folder: str, why: str) -> None:
+def test_an_impossible_folder_is_refused_before_anything(folder: str, why: str) -> None:
     with pytest.raises(FloraParameterError, match=why):
         Downloads(folder, DEFAULT_FILE_NAME, log)
 
@@ -589,7 +591,7 @@ needs_store = pytest.mark.skipif(not HAS_STATE_STORE, reason="this Airflow keeps
 
 
 @needs_store
-def test_what_this_task_has_put_down_is_not_asked_for_again(media: MediaServer, tmp_path: Path) -> None:
+def test_what_this_task_has_stored_is_not_downloaded_again(media: MediaServer, tmp_path: Path) -> None:
     media.answers = [sends()]
     store = FakeStore()
     first = fetch(media, tmp_path, store=store, file_name="hero.{ext}")
@@ -599,7 +601,7 @@ def test_what_this_task_has_put_down_is_not_asked_for_again(media: MediaServer, 
 
 @needs_store
 @pytest.mark.parametrize("change", ["gone", "other", "longer"])
-def test_what_is_not_as_it_was_put_down_is_fetched_again(media: MediaServer, tmp_path: Path, change: str) -> None:
+def test_a_file_that_has_changed_is_downloaded_again(media: MediaServer, tmp_path: Path, change: str) -> None:
     media.answers = [sends()]
     store = FakeStore()
     fetch(media, tmp_path, store=store, file_name="hero.{ext}")
@@ -673,7 +675,7 @@ def test_what_another_release_has_noted_is_read_as_far_as_it_goes(
 
 
 @pytest.mark.parametrize("etag", [None, hashlib.md5(PICTURE).hexdigest()], ids=["by its name", "by its checksum"])
-def test_without_a_record_the_head_of_the_answer_tells(
+def test_without_a_record_the_head_of_the_answer_decides(
     media: MediaServer, tmp_path: Path, etag: str | None
 ) -> None:
     headers = {"etag": f'"{etag}"'} if etag else {}
@@ -691,7 +693,7 @@ def test_without_a_record_the_head_of_the_answer_tells(
     [("hero.{ext}", None), ("hero.{ext}", "0" * 32), (DEFAULT_FILE_NAME, "0" * 32)],
     ids=["a name of many runs", "such a name and another checksum", "another checksum"],
 )
-def test_without_a_record_a_file_that_could_be_another_is_fetched(
+def test_without_a_record_a_file_that_could_be_another_is_downloaded(
     media: MediaServer, tmp_path: Path, file_name: str, etag: str | None
 ) -> None:
     headers = {"etag": f'"{etag}"'} if etag else {}
@@ -701,7 +703,7 @@ def test_without_a_record_a_file_that_could_be_another_is_fetched(
     assert file["sha256"] == hashlib.sha256(PICTURE).hexdigest()
 
 
-def test_without_a_record_a_file_of_another_length_is_fetched(media: MediaServer, tmp_path: Path) -> None:
+def test_without_a_record_a_file_of_another_length_is_downloaded(media: MediaServer, tmp_path: Path) -> None:
     (tmp_path / "relight-run_1-image.png").write_bytes(b"half")
     media.answers = [sends()]
     fetch(media, tmp_path)
@@ -791,7 +793,7 @@ def test_a_cut_file_is_no_object_and_leaves_no_upload(media: MediaServer, s3: An
 
 
 @needs_store
-def test_an_object_that_this_task_has_put_down_is_not_asked_for_again(media: MediaServer, s3: Any) -> None:
+def test_an_object_that_this_task_has_stored_is_not_downloaded_again(media: MediaServer, s3: Any) -> None:
     media.answers = [sends()]
     store = FakeStore()
     fetch(media, "s3://store@files/a", store=store)
@@ -803,7 +805,7 @@ def test_an_object_that_this_task_has_put_down_is_not_asked_for_again(media: Med
     assert len(media.requests) == 3
 
 
-def test_an_object_of_an_earlier_try_without_a_record_is_not_fetched(media: MediaServer, s3: Any) -> None:
+def test_an_object_of_an_earlier_attempt_without_a_record_is_not_downloaded(media: MediaServer, s3: Any) -> None:
     media.answers = [sends()]
     first = fetch(media, "s3://store@files/a")
     written = s3.head_object(Bucket="files", Key="a/relight-run_1-image.png")["ETag"]

@@ -1,4 +1,4 @@
-"""What a file is called, whatever Flora and the DAG's author come up with."""
+"""The names of files, from any texts of Flora and of the DAG's author."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_default_names_technique_run_and_output() -> None:
 
 @given(technique=ANYTHING, run_id=ANYTHING, output_id=ANYTHING)
 @settings(max_examples=400)
-def test_whatever_flora_sends_gives_one_safe_segment(technique: str, run_id: str, output_id: str) -> None:
+def test_any_text_from_flora_gives_one_safe_segment(technique: str, run_id: str, output_id: str) -> None:
     for template in (DEFAULT_FILE_NAME, "{output_id}.{ext}", "{output_id}"):
         result = name(template, technique=technique, run_id=run_id, output_id=output_id)
         assert is_safe(result), result
@@ -119,7 +119,7 @@ def test_only_a_name_of_run_and_output_stands_for_one_output() -> None:
     assert not is_unique_for_ever("{flora_run_id}.{ext}")
 
 
-def test_a_name_of_an_output_or_its_place_tells_outputs_apart() -> None:
+def test_output_id_or_index_makes_names_distinct() -> None:
     assert is_unique_in_run("{output_id}") == is_unique_in_run("{index:03d}.{ext}") is True
     assert not is_unique_in_run("{technique}-{flora_run_id}.{ext}")
 
@@ -155,13 +155,13 @@ def test_all_names_of_a_run_are_different_and_the_same_each_time(ids: list[str])
     for template in ("{output_id}.{ext}", "{output_id}", "{ext}"):
         plain = [name(template, output_id=output_id) for output_id in ids]
         suffixes = suffixes_for(plain)
-        told = [
+        reported = [
             name(template, output_id=output_id, suffix=suffix)
             for output_id, suffix in zip(ids, suffixes, strict=True)
         ]
-        assert len({folded(one) for one in told}) == len(ids)
+        assert len({folded(one) for one in reported}) == len(ids)
         assert suffixes_for(plain) == suffixes
-        assert all(is_safe(one) for one in told)
+        assert all(is_safe(one) for one in reported)
 
 
 def test_a_suffix_comes_before_the_extension_and_into_a_name_that_is_cut() -> None:

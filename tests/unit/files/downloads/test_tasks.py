@@ -107,7 +107,7 @@ def test_without_a_folder_nothing_is_put_down(flora: Emulator, folder: str | Non
         {"file_name": "../{flora_run_id}.{ext}"},
     ],
 )
-def test_what_cannot_work_is_told_before_a_run_is_paid(
+def test_what_cannot_work_is_refused_before_a_run_is_paid(
     flora: Emulator, tmp_path: Path, wrong: dict[str, Any]
 ) -> None:
     with pytest.raises(AirflowFailException):
@@ -116,7 +116,7 @@ def test_what_cannot_work_is_told_before_a_run_is_paid(
 
 
 @pytest.mark.parametrize("folder", ["under a file", "s3://store@nobodys/a"])
-def test_a_folder_that_cannot_be_written_is_told_before_a_run_is_paid(
+def test_a_folder_that_cannot_be_written_is_reported_before_a_run_is_paid(
     flora: Emulator, s3: Any, tmp_path: Path, folder: str
 ) -> None:
     (tmp_path / "under a file").touch()
@@ -146,7 +146,7 @@ def test_files_of_a_run_that_is_not_waited_for_are_refused(flora: Emulator, tmp_
 
 @MODES
 @pytest.mark.parametrize("fault", [("cut_media", {}), ("reset", {"when": "during"}), ("html", {"when": "after"})])
-def test_a_retry_fetches_what_is_missing_and_pays_nothing(
+def test_a_retry_downloads_what_is_missing_and_pays_nothing(
     flora: Emulator,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -200,7 +200,7 @@ class LifeWithAssets(TaskLife):
 
 @MODES
 @pytest.mark.parametrize("with_files", [True, False])
-def test_an_assets_event_tells_of_run_files_and_cost(
+def test_an_assets_event_names_run_files_and_cost(
     flora: Emulator, tmp_path: Path, deferrable: bool, with_files: bool
 ) -> None:
     operator = critique(
@@ -267,11 +267,12 @@ def test_a_run_that_failed_has_nothing_to_download(flora: Emulator, tmp_path: Pa
 
 
 def test_a_run_that_is_not_there_is_not_found(flora: Emulator, tmp_path: Path) -> None:
-    with pytest.raises(AirflowFailException, match=r"'art-directors-critique' has no run 'run_nobodys'.*404"):
+    words = "Run 'run_nobodys' of technique 'art-directors-critique' was not found with the API key of connection"
+    with pytest.raises(AirflowFailException, match=words):
         life_of(downloader("run_nobodys", tmp_path)).run()
 
 
-# --- kills and memory -------------------------------------------------------------------------------------
+# --- kills and records ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -282,8 +283,8 @@ def ten_videos() -> Iterator[Emulator]:
 
 
 @pytest.fixture
-def one_try(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts one try of a task in a process: `one_try(emulator, folder, technique)`."""
+def start_attempt(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts one attempt of a task in a process: `one_try(emulator, folder, technique)`."""
 
     def start(
         emulator: Emulator, folder: str, technique_id: str = "ten-takes", try_number: int = 1
@@ -330,9 +331,9 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("storage", ["local", "s3"])
-def test_a_task_killed_in_the_middle_of_ten_files_is_made_whole_by_the_next_try(
+def test_a_task_killed_in_the_middle_of_ten_files_is_completed_by_the_next_attempt(
     ten_videos: Emulator,
-    one_try: Callable[..., subprocess.Popen[str]],
+    start_attempt: Callable[..., subprocess.Popen[str]],
     request: pytest.FixtureRequest,
     tmp_path: Path,
     storage: str,
@@ -351,7 +352,7 @@ def test_a_task_killed_in_the_middle_of_ten_files_is_made_whole_by_the_next_try(
     ten_videos.order_fault("large_output", bytes=6 * MB)
     ten_videos.order_fault("delay", operation="getMedia", when="during", seconds=60, skip=5, times=4)
 
-    process = one_try(ten_videos, folder)
+    process = start_attempt(ten_videos, folder)
     until(lambda: len(there()) == 5, process)
     until(lambda: ten_videos.ledger()["requests"]["getMedia"] == 9, process)
     time.sleep(0.3)
@@ -366,10 +367,10 @@ def test_a_task_killed_in_the_middle_of_ten_files_is_made_whole_by_the_next_try(
     assert seen.items() <= sums.items()  # nothing half-written under its final name
 
     again = ten_videos.ledger()["requests"]["getMedia"]
-    files = result(one_try(ten_videos, folder, try_number=2))["files"]
+    files = result(start_attempt(ten_videos, folder, try_number=2))["files"]
     assert {name: hashlib.sha256(content).hexdigest() for name, content in there().items()} == sums
     assert {file["uri"].rpartition("/")[2]: file["sha256"] for file in files} == sums
-    # What was there was not fetched; without a record its head was looked at.
+    # Existing files were not downloaded; without a record their heads were checked.
     assert ten_videos.ledger()["requests"]["getMedia"] - again == (5 if HAS_STATE_STORE else 10)
     assert ten_videos.ledger()["started_runs"] == 1
     assert asked == 9
@@ -379,7 +380,7 @@ def test_a_task_killed_in_the_middle_of_ten_files_is_made_whole_by_the_next_try(
 @pytest.mark.parametrize(("storage", "large"), [("local", 200 * MB), ("s3", 100 * MB)])
 def test_a_large_file_takes_no_more_memory_than_a_small_one(
     ten_videos: Emulator,
-    one_try: Callable[..., subprocess.Popen[str]],
+    start_attempt: Callable[..., subprocess.Popen[str]],
     request: pytest.FixtureRequest,
     tmp_path: Path,
     storage: str,
@@ -392,7 +393,7 @@ def test_a_large_file_takes_no_more_memory_than_a_small_one(
     peaks = []
     for size in (1 * MB, large):
         ten_videos.order_fault("large_output", bytes=size)
-        done = result(one_try(ten_videos, f"{folder}/{size}", "voice-over"))
+        done = result(start_attempt(ten_videos, f"{folder}/{size}", "voice-over"))
         assert done["files"][0]["bytes"] == size
         peaks.append(done["peak"])
         (tmp_path / "store.json").unlink(missing_ok=True)

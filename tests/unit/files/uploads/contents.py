@@ -84,7 +84,7 @@ def _with_long_text() -> bytes:
 
 
 def _of_brand(brand: bytes) -> bytes:
-    """A picture of the ISO family under another brand. Nobody here can encode HEVC."""
+    """A picture of the ISO family under another brand. HEVC cannot be encoded here."""
     return content("avif").replace(b"avif", brand)
 
 
@@ -153,14 +153,14 @@ TYPES = {
     **{"mp4": "video/mp4", "mov": "video/mp4", "webm": "video/webm", "pdf": "application/pdf"},
     **{"mp3": "audio/mpeg", "ogg": "audio/ogg", "wav": "audio/wav"},
 }
-"""By extension, what one for each type that Flora takes is found to be; of the others nobody here can make any."""
+"""By extension, what one for each type that Flora takes is found to be; no file of the others can be made here."""
 UNUSUAL = [name for name in _MADE_BY if "." in name]
 WITHOUT_LENGTH = {
-    *("ogg", "pdf", "recorded live.webm", "from a pipe.wav", "to the end.mp4"),  # their headers tell none
+    *("ogg", "pdf", "recorded live.webm", "from a pipe.wav", "to the end.mp4"),  # their headers have no length
     "of two.jpg",  # the first is whole
-    "with a long text.png",  # Pillow refuses to look further
+    "with a long text.png",  # Pillow refuses to read further
 }
-"""Nobody can tell whether they are whole."""
+"""Whether they are complete cannot be known."""
 
 
 @cache

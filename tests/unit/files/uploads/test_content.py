@@ -1,4 +1,4 @@
-"""What is in a file is told before anything is spent: its type, its pixels, and whether it is whole."""
+"""The content of a file is checked before anything is spent: its type, its pixels, whether it is complete."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def problem(source: SourceFile, content_type: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("extension", TYPES)
-def test_a_file_of_each_type_is_what_its_name_says(file: Any, extension: str) -> None:
+def test_a_file_of_each_type_is_accepted_under_its_name(file: Any, extension: str) -> None:
     assert file(f"a.{extension}", content(extension)).check()
 
 
@@ -64,22 +64,23 @@ def test_a_file_that_is_only_unusual_is_taken(file: Any, name: str) -> None:
 
 @pytest.mark.parametrize("extension", [*TYPES, "heic", "heif"])
 def test_a_page_is_no_file_of_any_type(file: Any, extension: str) -> None:
-    told = problem(file(f"a.{extension}", PAGE))
-    assert "by its name, but its content is of no known type" in told
-    assert "begins with b'<html>not a picture</htm'" in told
+    reported = problem(file(f"a.{extension}", PAGE))
+    assert "by its name, but its content is of no known type" in reported
+    assert "begins with b'<html>not a picture</htm'" in reported
 
 
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("is_a", TYPES)
-def test_a_file_of_another_type_is_told_by_that_type(file: Any, name: str, is_a: str) -> None:
+def test_a_file_of_another_type_is_reported_with_that_type(file: Any, name: str, is_a: str) -> None:
     source = file(f"a.{name}", content(is_a))
     if name == is_a or {name, is_a} == {"mp4", "mov"}:
         source.check()
     else:
-        told = problem(source)
-        assert f"a.{name}' is " in told
+        reported = problem(source)
+        assert f"a.{name}' is " in reported
         assert (
-            f" by its name, but its content is {SourceFile(f'a.{is_a}').check.__self__ and TYPES[is_a]}. " in told
+            f" by its name, but its content is {SourceFile(f'a.{is_a}').check.__self__ and TYPES[is_a]}. "
+            in reported
         )
 
 
@@ -99,34 +100,34 @@ def test_sound_is_no_video(file: Any) -> None:
 
 @pytest.mark.parametrize("extension", [name for name in TYPES if name not in WITHOUT_LENGTH])
 @pytest.mark.parametrize("kept", ["half", "nine tenths", "all but 20 bytes"])
-def test_a_file_that_was_cut_is_told(file: Any, extension: str, kept: str) -> None:
+def test_a_file_that_was_cut_is_reported(file: Any, extension: str, kept: str) -> None:
     whole = content(extension)
     end = {"half": len(whole) // 2, "nine tenths": len(whole) * 9 // 10, "all but 20 bytes": len(whole) - 20}[kept]
-    told = problem(file(f"a.{extension}", whole[:end]))
-    assert " but incomplete or damaged: " in told
-    assert "Copy or export the file again" in told
+    reported = problem(file(f"a.{extension}", whole[:end]))
+    assert " but incomplete or damaged: " in reported
+    assert "Copy or export the file again" in reported
 
 
 @pytest.mark.parametrize("name", [name for name in UNUSUAL if name not in WITHOUT_LENGTH])
-def test_a_file_that_is_unusual_and_cut_is_told(file: Any, name: str) -> None:
+def test_a_file_that_is_unusual_and_cut_is_reported(file: Any, name: str) -> None:
     whole = content(name)
     trailer = 500 if "trailer" in name else 128 if "tags" in name else 0
-    told = problem(file(name, whole[: (len(whole) - trailer) * 2 // 3]))
-    assert " but incomplete or damaged: " in told or ("head" in name and "of no known type" in told)
+    reported = problem(file(name, whole[: (len(whole) - trailer) * 2 // 3]))
+    assert " but incomplete or damaged: " in reported or ("head" in name and "of no known type" in reported)
 
 
 def test_the_lengths_are_named_where_the_file_has_them(file: Any) -> None:
     whole = content("wav")
-    told = problem(file("a.wav", whole[:5000]))
-    assert f"it has 5,000 of at least {len(whole):,} bytes" in told
+    reported = problem(file("a.wav", whole[:5000]))
+    assert f"it has 5,000 of at least {len(whole):,} bytes" in reported
 
 
-def test_a_video_without_a_picture_in_it_is_told(file: Any) -> None:
+def test_a_video_without_a_picture_in_it_is_reported(file: Any) -> None:
     whole = content("mp4")
     assert "it contains no video" in problem(file("a.mp4", whole[: struct.unpack(">I", whole[:4])[0]]))
 
 
-def test_a_picture_whose_bytes_are_not_as_they_were_is_told(file: Any) -> None:
+def test_a_damaged_picture_is_reported(file: Any) -> None:
     whole = bytearray(content("png"))
     whole[len(whole) // 2] ^= 0xFF
     assert "incomplete or damaged: broken PNG file" in problem(file("a.png", bytes(whole)))
@@ -183,12 +184,14 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     [("a.png", picture_of_size), ("a.gif", gif_of_size), ("a.jpg", jpeg_of_size), ("a.avif", avif_of_size)],
 )
 @pytest.mark.parametrize("size", [(15_001, 10_000), (20_000, 20_000)])
-def test_a_picture_of_more_pixels_than_flora_takes_is_told(
+def test_a_picture_of_more_pixels_than_flora_takes_is_reported(
     file: Any, decoded: list[tuple[int, int]], name: str, make: Any, size: tuple[int, int]
 ) -> None:
     width, height = size
-    told = problem(file(name, make(width, height)))
-    assert f"is an image of {width} x {height} = {width * height:,} pixels. Flora accepts up to 150 mega" in told
+    reported = problem(file(name, make(width, height)))
+    assert (
+        f"is an image of {width} x {height} = {width * height:,} pixels. Flora accepts up to 150 mega" in reported
+    )
     assert decoded == []
 
 
@@ -277,7 +280,7 @@ def test_no_more_is_read_than_may_be_and_then_it_counts_as_whole(
 
 @pytest.mark.parametrize("size", [0, 5 * MB], ids=["small", "large"])
 @pytest.mark.parametrize("where", ["memory", "s3", "local", "uri"])
-def test_a_file_in_any_storage_is_looked_into(
+def test_a_file_in_any_storage_is_checked(
     request: pytest.FixtureRequest, tmp_path: Path, where: str, size: int
 ) -> None:
     whole = tmp_path / "whole.mp4"
@@ -342,7 +345,7 @@ def test_what_fits_is_the_type_itself_or_one_of_its_family() -> None:
 # --- a whole task -----------------------------------------------------------------------------------------
 
 
-def test_a_page_named_as_a_picture_is_not_charged_and_told_with_every_other_mistake(
+def test_a_page_named_as_a_picture_is_not_charged_and_reported_with_every_other_mistake(
     flora: Emulator, tmp_path: Path
 ) -> None:
     page, cut = tmp_path / "page.png", tmp_path / "cut.png"

@@ -107,7 +107,7 @@ def test_the_same_content_is_uploaded_once(flora: Emulator, small: Path, tmp_pat
 # --- before anything is uploaded --------------------------------------------------------------------------
 
 
-def test_a_mistake_in_a_file_is_told_with_every_other(flora: Emulator, tmp_path: Path) -> None:
+def test_a_mistake_in_a_file_is_reported_with_every_other(flora: Emulator, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(video())
     (tmp_path / "a.bmp").write_bytes(b"a picture")
     for photo, words in {
@@ -176,7 +176,9 @@ def test_without_validation_files_are_uploaded_all_the_same(flora: Emulator, sma
         ("photos/1", True, True),
     ],
 )
-def test_a_file_is_told_from_a_url_and_an_element(value: str, accepts_element: bool, is_file: bool) -> None:
+def test_a_file_is_distinguished_from_a_url_and_an_element(
+    value: str, accepts_element: bool, is_file: bool
+) -> None:
     slot = Slot(id="photo", type="imageUrl", accepts_element=accepts_element)
     assert names_a_file(value, slot) is is_file
 
@@ -322,7 +324,7 @@ def sha256(path: Path) -> str:
 
 @pytest.fixture
 def away(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
-    """`with away():` no file can be opened or looked at."""
+    """`with away():` no file can be opened or checked."""
 
     @contextmanager
     def nothing_answers() -> Iterator[None]:

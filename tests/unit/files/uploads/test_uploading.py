@@ -87,7 +87,7 @@ def test_the_way_changes_at_exactly_4_mb(flora: Emulator, tmp_path: Path, extra:
     assert len(flora.ledger()["uploads"]) == uploads
 
 
-def test_flora_fetches_a_url_itself(flora: Emulator, url: str) -> None:
+def test_flora_downloads_a_url_itself(flora: Emulator, url: str) -> None:
     value = upload_of(url, file_name="poster").run()
 
     assert (value["status"], value["name"], value["content_type"]) == ("ready", "poster", "image/png")
@@ -107,7 +107,7 @@ def test_a_task_that_pushes_no_xcoms_pushes_none(flora: Emulator, small: Path) -
     assert life.ti.xcoms == {}
 
 
-def test_an_asset_is_kept_as_the_user_says(flora: Emulator, tmp_path: Path) -> None:
+def test_an_asset_is_stored_as_the_user_asks(flora: Emulator, tmp_path: Path) -> None:
     path = tmp_path / "0007.dat"
     path.write_bytes(picture())
     value = upload_of(
@@ -187,7 +187,7 @@ def test_a_storage_has_the_connection_of_its_uri_or_of_the_parameter(
     assert upload_of(given, conn_id=conn_id).run()["name"] == "a.png"
 
 
-def test_what_cannot_be_read_is_told_before_flora_hears_of_it(flora: Emulator, memory: str, tmp_path: Path) -> None:
+def test_an_unreadable_value_is_refused_before_any_request(flora: Emulator, memory: str, tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     for file, words in {
         str(tmp_path / "none.png"): r"There is no file '.*none\.png' on the worker\. Use its full path",
@@ -203,7 +203,9 @@ def test_what_cannot_be_read_is_told_before_flora_hears_of_it(flora: Emulator, m
     assert count(flora, "createAsset") == 0
 
 
-def test_a_hiccup_of_a_storage_is_retried(flora: Emulator, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transient_error_of_a_storage_is_retried(
+    flora: Emulator, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     life = upload_of(small)
 
     def broken(*_: Any, **__: Any) -> Any:
@@ -234,13 +236,27 @@ def test_a_file_that_changes_while_it_is_read_is_no_asset(
 # --- what Flora does not take -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["a.bmp", "a.svg", "a.txt", "a", "a.tar.gz", ".png"])
-def test_a_type_that_flora_refuses_is_refused_before_a_byte_is_sent(
-    flora: Emulator, tmp_path: Path, name: str
+NO_TYPE = r"Flora accepts images \(jpeg, png.*Convert the file"
+TOO_LARGE = r"15001 x 10000 = 150,010,000 pixels\. Flora accepts up to 150 mega"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        *((name, b"x", NO_TYPE) for name in ("a.bmp", "a.svg", "a.txt", "a", "a.tar.gz", ".png")),
+        ("map.png", picture_of_size(15_001, 10_000), TOO_LARGE),
+        ("a.png", b"", "is empty"),
+        ("http://pictures.example/a.png", None, "only fetches https:// URLs"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_what_flora_does_not_take_is_refused_before_a_byte_is_sent(
+    flora: Emulator, tmp_path: Path, name: str, content: bytes | None, why: str
 ) -> None:
-    (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(AirflowFailException, match=r"Flora accepts images \(jpeg, png.*Convert the file"):
-        upload_of(tmp_path / name).run()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(AirflowFailException, match=why):
+        upload_of(name if content is None else tmp_path / name).run()
     assert count(flora, "createAsset") == 0
 
 
@@ -251,39 +267,14 @@ def test_a_content_type_that_flora_refuses_is_refused(flora: Emulator, small: Pa
     assert count(flora, "createAsset") == 0
 
 
-def test_an_image_of_more_than_150_megapixels_is_refused(flora: Emulator, tmp_path: Path) -> None:
-    path = tmp_path / "map.png"
-    path.write_bytes(picture_of_size(15_001, 10_000))
-    with pytest.raises(
-        AirflowFailException, match=r"15001 x 10000 = 150,010,000 pixels\. Flora accepts up to 150 mega"
-    ):
-        upload_of(path).run()
-    assert count(flora, "createAsset") == 0
-
-
-def test_an_empty_file_is_refused(flora: Emulator, tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
-    with pytest.raises(AirflowFailException, match="is empty"):
-        upload_of(tmp_path / "a.png").run()
-    assert count(flora, "createAsset") == 0
-
-
-def test_flora_is_not_asked_to_fetch_what_is_not_https(flora: Emulator) -> None:
-    with pytest.raises(AirflowFailException, match="only fetches https:// URLs"):
-        upload_of("http://pictures.example/a.png").run()
-    assert count(flora, "createAsset") == 0
-
-
-def test_a_url_that_flora_cannot_fetch_is_told_in_its_words(flora: Emulator) -> None:
+def test_a_url_that_flora_cannot_download_is_reported_in_floras_words(flora: Emulator) -> None:
     url = f"{flora.origin}/media/none.png"
     with pytest.raises(AirflowFailException, match=rf"Flora refused '{url}'.*source: Could not be fetched"):
         upload_of(url).run()
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("workspace_id", "ws_"), ("project_id", "prj_")])
-def test_what_is_no_id_is_told_before_flora_hears_of_it(
-    flora: Emulator, small: Path, name: str, prefix: str
-) -> None:
+def test_an_invalid_id_is_refused_before_any_request(flora: Emulator, small: Path, name: str, prefix: str) -> None:
     with pytest.raises(AirflowFailException, match=rf"{name} takes an id that begins with {prefix}, not 'mine'"):
         upload_of(small, **{name: "mine"}).run()
     assert count(flora, "createAsset") == 0
@@ -377,7 +368,7 @@ def test_no_error_shows_the_address_or_the_form_of_an_upload(
     ],
     ids=lambda fault: "-".join(map(str, fault.values())),
 )
-def test_a_passing_fault_at_any_step_costs_nothing_but_time(
+def test_a_transient_error_at_any_step_costs_nothing_but_time(
     flora: Emulator, large: Path, operation: str, fault: dict[str, Any]
 ) -> None:
     flora.order_fault(**fault, operation=operation)
@@ -518,7 +509,7 @@ def test_what_is_too_large_for_the_upload_host_is_not_sent_again(flora: Emulator
 
 @NEEDS_A_STORE
 @pytest.mark.parametrize("kind", ["small", "large"])
-def test_an_asset_that_failed_in_an_earlier_try_is_sent_again(
+def test_an_asset_that_failed_in_an_earlier_attempt_is_sent_again(
     flora: Emulator, small: Path, large: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = {"small": small, "large": large}[kind]
@@ -587,7 +578,7 @@ def test_other_content_or_another_place_is_another_asset(flora: Emulator, small:
 
 
 @NEEDS_A_STORE
-def test_a_url_is_fetched_once_until_the_task_is_cleared(flora: Emulator, url: str) -> None:
+def test_a_url_is_downloaded_once_until_the_task_is_cleared(flora: Emulator, url: str) -> None:
     life = upload_of(url)
     first = life.run()
     assert life.run() == first

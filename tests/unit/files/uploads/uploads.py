@@ -54,7 +54,7 @@ def video() -> bytes:
 
 
 def write_video(path: Path, size: int) -> None:
-    """Write an MP4 of so many bytes, most of them in a part that players pass over."""
+    """Write an MP4 of the given size, most of it in a part that players skip."""
     start = video()
     with path.open("wb") as file:
         file.write(start + struct.pack(">I4s", size - len(start), b"free"))
@@ -171,6 +171,6 @@ DEATHS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "when the bytes have been sent": _after_sending,
     "before the upload is completed": _before("complete_asset"),
     "after the upload is completed": _after("complete_asset"),
-    "before the asset is looked at": _before("ask"),
+    "before the asset is polled": _before("ask"),
 }
 """Where a process that uploads can die."""
