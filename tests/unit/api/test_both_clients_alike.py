@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import inspect
 import socket
-from pathlib import Path
 
 import pytest
 
-import airflow_provider_flora.api as api
 from airflow_provider_flora.api import answers, operations
 from airflow_provider_flora.api.aio import AsyncFloraClient
 from airflow_provider_flora.api.client import FloraClient
@@ -66,18 +63,6 @@ def test_both_are_documented() -> None:
     for client in (FloraClient, AsyncFloraClient):
         for name in PUBLIC:
             assert getattr(client, name).__doc__
-
-
-def test_the_api_imports_nothing_of_airflow_or_of_the_rooms_above_it() -> None:
-    for path in Path(api.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            for name in names:
-                assert name.split(".")[0] != "airflow", path
-                assert not name.startswith("airflow_provider_flora.") or name.startswith(
-                    "airflow_provider_flora.api"
-                ), path
 
 
 def test_a_run_goes_from_a_technique_to_its_outputs(emulator: Emulator, make_client: MakeClient) -> None:
