@@ -81,7 +81,12 @@ class Record:
 
     def to_plain(self) -> dict[str, Any]:
         """Return the record as plain JSON."""
-        return {"version": VERSION, **vars(self), "sent": [list(window) for window in self.sent], "past": [*self.past]}
+        return {
+            "version": VERSION,
+            **vars(self),
+            "sent": [list(window) for window in self.sent],
+            "past": [*self.past],
+        }
 
     @classmethod
     def from_plain(cls, plain: object) -> Record | None:

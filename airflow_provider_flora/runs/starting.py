@@ -19,8 +19,8 @@ file performs one step at a time, and decides again after each step:
     COMPLETED         a completed run                          return it
     DELIVERED         its task succeeded, and a user has       NEW: the clear asks for a new run
                       cleared it since
-    FAILED            a failed run that may be retried, or     NEW
-                      that a user has cleared since
+    FAILED            a failed run that may be retried, or     NEW; if it was adopted while a start was
+                      that a user has cleared since            unanswered: that start's state (also CHANGED, GONE)
     FAILED_FOR_GOOD   a failed run that a retry cannot fix     raise its failure
     CHANGED           a run with other inputs, not failed,     cleared by a user since: NEW; otherwise stop, since
                       never delivered                          its result does not belong to the task's inputs
@@ -267,7 +267,7 @@ class Starter:
         with self._records.protect_paid_run():
             run = self._client.get_technique_run(self._technique_id, run_id)
         self._log.info("Adopted %s by adopt_run_id (%s)", run.run_id, run.status)
-        record = self._records.load()
+        record = self._records.load() or self._presume(self._records.new_intent(self._blank, None))
         if record is None or record.run_id != run.run_id:
             self._save_run_id(self._adopted(run.run_id, record))
         return StartedRun(run, self._technique_id)

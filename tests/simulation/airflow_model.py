@@ -700,7 +700,9 @@ class Scheduler:
             process.watched = lambda what: world.tell("the process dies at: {}", what)
         if world.weather.clock_steps and not world.weather.calm and self.tape.chance(0.5):
             step = self.tape.pick((60.0, -60.0, 200.0, -200.0))
-            self.hub.at(self.hub.now + self.tape.pick((0.15, 0.35, 1.0, 10.0, 60.0)), self._step_clock, process, step)
+            self.hub.at(
+                self.hub.now + self.tape.pick((0.15, 0.35, 1.0, 10.0, 60.0)), self._step_clock, process, step
+            )
         worker = Worker(instance, process, start_date, resumption)
         worker.on_success, worker.on_delivered = self.on_success, self.on_delivered
         self.worker = worker

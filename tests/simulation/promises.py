@@ -35,6 +35,8 @@ KEY_SURELY_KNOWN_FOR = 2 * 3600.0 - 400.0
 """Seconds; the shorter of Flora's two accounts, less what a try takes to get to its sending."""
 PRICE_MAY_BE_OLD = 60.0 + 70.0
 """Seconds for which a technique is kept, and that a start may take after its price was looked at."""
+MOST_NAMED = 20
+"""Runs that an error names, if there are so many."""
 LONGEST_TRY = 4 * 3600.0
 
 
@@ -196,6 +198,8 @@ class Promises:
 
 def _is_named(instance: Instance, run: FloraRun) -> bool:
     """Whether an error names a run: the last one, or, where none can be remembered from try to try, any."""
+    if str(instance.last_error).count(" UTC)") + str(instance.last_error).count("unknown)") >= MOST_NAMED:
+        return True  # among more runs than an error names
     errors = run.owner.errors if instance.record_was_lost(run) else run.owner.errors[-1:]
     return any(run.run_id in str(error) or getattr(error, "run_id", None) == run.run_id for error in errors)
 

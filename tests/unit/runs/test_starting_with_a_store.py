@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from airflow_provider_flora.api import answers
 from airflow_provider_flora.api.errors import (
     FloraAnswerError,
     FloraAPIError,
@@ -22,6 +24,7 @@ from airflow_provider_flora.api.errors import (
 from airflow_provider_flora.api.models import Run
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.runs import starting
+from airflow_provider_flora.runs.record import Record
 from airflow_provider_flora.runs.starting import Starter, State
 from tests.unit.operators.fake_task import FakeStore
 from tests.unit.runs.lives import POINTS, TECHNIQUE, Crash, Life, posts_to, prompts_of, runs_of
@@ -588,11 +591,56 @@ def test_adopting_resolves_an_unknown_start(docs_task: Life) -> None:
     assert docs_task.flora.ledger()["charged_runs"] == 1
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_adopting_a_run_that_fails_does_not_hide_a_start_without_an_answer(docs_task: Life, is_lost: bool) -> None:
+    with pytest.raises(Crash):
+        docs_task.start(dies="after the POST")
+    if is_lost:
+        assert docs_task.store is not None
+        docs_task.store.rows.clear()
+    docs_task.clear()
+    given = docs_task.flora.seed_runs(status="failed")[0]
+    docs_task.start(adopt=given)
+    docs_task.clear()
+    with suppress(FloraUnknownStartError):
+        docs_task.start()
+    assert len(runs_of(docs_task.flora)) == 1
+
+
+def test_a_start_with_other_inputs_is_not_sent_again_after_an_adopted_run(docs_task: Life) -> None:
+    with pytest.raises(Crash):
+        docs_task.start(dies="after the POST")
+    given = docs_task.flora.seed_runs()[0]
+    docs_task.prompt = "a bowl"
+    docs_task.start(adopt=given)
+    record = Record.from_plain(docs_task.record)
+    assert record is not None
+    assert record.adopted
+    assert record.sent
+    assert not record.resendable
+
+
 def test_adopting_a_run_that_does_not_exist_is_an_error_and_starts_nothing(task: Life) -> None:
     with pytest.raises(FloraAPIError, match="404"):
         task.start(adopt="run_of_nobody")
     assert not task.store.rows
     assert posts_to(task.flora) == 0
+
+
+def test_a_record_keeps_that_it_was_presumed() -> None:
+    record = Record(key="a key", presumed=True, resendable=False)
+    assert Record.from_plain(record.to_plain()) == record
+
+
+@pytest.mark.parametrize("undated", [1, 2])
+def test_floras_time_is_asked_for_again_after_an_answer_without_a_date(
+    task: Life, monkeypatch: pytest.MonkeyPatch, undated: int
+) -> None:
+    skews: list[float | None] = [None] * undated
+    monkeypatch.setattr(answers, "clock_skew", lambda *_: skews.pop() if skews else 5400.0)
+    with pytest.raises(Crash):
+        task.start(dies="after the POST", look_first=False)
+    assert task.record["sent"][0][0] == pytest.approx(time.time() + 5400, abs=60)
 
 
 # --- the store is away ------------------------------------------------------------------------------------
