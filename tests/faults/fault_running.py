@@ -56,10 +56,10 @@ class Scenario:
     :param script: what a person does, or what happens to Airflow, meanwhile.
     :param charged: how many runs must be charged at the end.
     :param started: how many must have been started; default: as many as are charged.
-    :param right: how many tasks must have the outputs of their own inputs; default: all or none, as `state` says.
+    :param right: how many tasks must have the outputs of their own inputs; default: all or none, by `state`.
     :param error: what the error must contain; of mapped tasks, of each that failed.
     :param says: what the logs of its attempts must report of its runs, in order. Attempts that resume the last one
-        again may follow: under load Airflow itself ends a try that resumes before its deferral is accounted for.
+        may follow: under load Airflow itself ends an attempt that resumes before its deferral is stored.
     :param sent: the outcome of each upload of the scenario's video: the upload host's answer, or ``None`` where it
         was broken off. Then Flora must have one asset, whole, and the run must be given that one.
     :param celery: run under Celery with two triggerers.
@@ -561,12 +561,12 @@ def _wait_for_ends(running: Running) -> None:
 
 
 def _logged(log: str) -> list[str]:
-    """What a try says of the run that it takes: one line at most."""
+    """What an attempt logs about its run: one line at most."""
     return re.findall(r"^(Started|Adopted|Found|Leaving) run_\w+", log, re.MULTILINE)
 
 
 def _error_of(log: str) -> str:
-    """The error that ended a try, out of its log: the last in a chain, with all its lines."""
+    """The error that ended an attempt, from its log: the last in a chain, with all its lines."""
     found = re.findall(
         r"^(?:Flora\w+|Airflow\w+|ConnectionError|TimeoutError): .*(?:\n(?!::|\w+(?:Error|Exception): ).+)*",
         log,

@@ -228,7 +228,7 @@ def test_a_fault_may_make_a_run_slow(flora):
 
 
 @pytest.mark.parametrize("status", ["cancelled", "expired"])
-def test_a_run_may_end_in_a_status_of_tomorrow(emulate, status):
+def test_a_run_may_end_in_a_status_of_a_later_release(emulate, status):
     flora = emulate(allow_loopback_callbacks=True)
     flora.emulator.order_fault("end_run", status=status)
     run = flora.start(callback_url="http://127.0.0.1:9/").json()

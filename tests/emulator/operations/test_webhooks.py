@@ -16,7 +16,7 @@ SECRET = "whsec_of_the_test"
 
 
 class Receiver:
-    """Takes what is delivered and answers with the statuses that it was given, the last one for ever."""
+    """Takes what is delivered and answers with the statuses that it was given, the last one forever."""
 
     def __init__(self, *statuses):
         self.statuses = list(statuses)

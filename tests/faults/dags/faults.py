@@ -42,12 +42,12 @@ from airflow_provider_flora.operators.uploads import FloraUploadAssetOperator
 MARKS = "FLORA_FAULTS_MARKS"
 MANY = (4, 6, 20, 50)
 PATIENCE = timedelta(seconds=30)
-"""Between retries that are to get over a time without Flora or without Airflow's API server: a try that begins in
-that time fails."""
+"""Pause between retries that must outlast an outage of Flora or of Airflow's API server. A retry during the
+outage fails."""
 
 
 def break_as_ordered(context: Any) -> None:
-    """Put in place what the DAG run orders for this try."""
+    """Set the faults that the DAG run asks for in this attempt."""
     from airflow_provider_flora.runs import starting
 
     conf = context["dag_run"].conf or {}
@@ -284,7 +284,7 @@ for mode, deferrable in (("deferrable", True), ("synchronous", False)):
             deferrable=deferrable,
             **technique(execution_timeout=timedelta(seconds=8)),
         )
-    # The words change with each try.
+    # The prompt changes with each attempt.
     with DAG(f"changing_{mode}", max_active_runs=200):
         FloraRunTechniqueOperator(
             inputs={"brief": "{{ run_id }} in try {{ ti.try_number }}"}, deferrable=deferrable, **technique()

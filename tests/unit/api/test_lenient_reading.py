@@ -134,7 +134,7 @@ def test_an_event_of_a_stream_is_read_as_leniently() -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"run_id": "\\ud83d', b'{"run_id": "r", "status": "\\u0000', b"<html>\\u0000"])
-def test_json_that_was_cut_is_no_answer_all_the_same(body: bytes) -> None:
+def test_json_that_was_cut_is_no_answer_anyway(body: bytes) -> None:
     with pytest.raises(FloraAnswerError, match="are not JSON"):
         read_run(body)
 
@@ -229,7 +229,7 @@ def test_what_is_no_output_is_left_out_of_its_run(output: Any) -> None:
 
 
 @pytest.mark.parametrize("output_id", [{}, {"output_id": None}, {"output_id": ""}])
-def test_an_output_without_an_id_was_paid_for_all_the_same(output_id: dict[str, Any]) -> None:
+def test_an_output_without_an_id_was_paid_for_anyway(output_id: dict[str, Any]) -> None:
     run = read_run(
         {**RUN, "outputs": [OUTPUTS[0], {"type": "imageUrl", "url": "https://media.example/", **output_id}]}
     )

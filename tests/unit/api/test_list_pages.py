@@ -1,4 +1,4 @@
-"""A list is walked page by page, no further than asked, and never for ever."""
+"""A list is walked page by page, no further than asked, and never forever."""
 
 from __future__ import annotations
 

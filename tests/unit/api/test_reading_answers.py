@@ -261,7 +261,7 @@ def test_what_is_not_json_is_refused_saying_what_came_instead() -> None:
     assert caught.value.transient
 
 
-def test_an_answer_without_a_content_type_is_read_all_the_same() -> None:
+def test_an_answer_without_a_content_type_is_read_anyway() -> None:
     assert answers.read_run(Response(201, {}, json.dumps(run_json()).encode())).run_id == "run_1"
     with pytest.raises(FloraAnswerError, match="no content type"):
         answers.read_run(Response(201, {}, b""))

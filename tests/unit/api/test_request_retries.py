@@ -235,7 +235,7 @@ def test_a_retry_without_an_error_pauses_as_after_any() -> None:
 
 @pytest.mark.parametrize(("value", "seconds"), [("7", 7.0), ("2.5", 2.5), ("0", 0.0), ("-3", 0.0), (" 4 ", 4.0)])
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_retry_after_in_seconds_is_honoured(
+def test_a_retry_after_in_seconds_is_observed(
     status: int, value: str, seconds: float, make_client: MakeClient, pauses: list[float]
 ) -> None:
     with ScriptedFlora(error(status, retry_after=value), GOOD) as flora:
@@ -245,7 +245,7 @@ def test_a_retry_after_in_seconds_is_honoured(
 
 
 @pytest.mark.parametrize(("seconds", "least", "most"), [(100, 80, 120), (-86_400, 0, 0)])
-def test_a_retry_after_as_a_date_is_honoured(
+def test_a_retry_after_as_a_date_is_observed(
     seconds: int, least: int, most: int, make_client: MakeClient, pauses: list[float]
 ) -> None:
     date = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=seconds), usegmt=True)

@@ -180,7 +180,7 @@ def test_a_transient_error_does_not_end_a_wait_before_or_after_the_first_poll(tr
 
 
 @pytest.mark.parametrize("transient", TRANSIENT_ERRORS, ids=str)
-def test_transient_errors_for_ever_end_with_the_deadline_and_not_before(transient: FloraError) -> None:
+def test_transient_errors_forever_end_with_the_deadline_and_not_before(transient: FloraError) -> None:
     wait = Wait(timeout=600)
     began = wait.time.now
     with pytest.raises(FloraRunTimeoutError):

@@ -78,7 +78,7 @@ class FakeTaskInstance:
         self._left_over = left_over
 
     def xcom_push(self, key: str, value: Any, **_: Any) -> None:
-        assert key not in self.xcoms, f"{key} is pushed twice in one try"
+        assert key not in self.xcoms, f"{key} is pushed twice in one attempt"
         self.pushes.append(key)
         self.xcoms[key] = json.loads(json.dumps(value))
 
@@ -151,7 +151,7 @@ class TaskLife:
         return context
 
     def run(self, *, render: bool = False) -> Any:
-        """Make the next try, deferral and resumption included, each in a process of its own."""
+        """Make the next attempt, deferral and resumption included, each in a process of its own."""
         task = copy.deepcopy(self.operator)
         context = self.context(task=task)
         if render:

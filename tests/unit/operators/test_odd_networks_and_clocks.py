@@ -326,7 +326,7 @@ def test_an_id_that_is_no_text_is_refused_with_a_message(flora: Emulator, techni
 
 
 @pytest.mark.parametrize("timeout", [float("inf"), "inf", 1e15])
-def test_a_timeout_of_for_ever_defers(flora: Emulator, timeout: Any) -> None:
+def test_a_timeout_of_forever_defers(flora: Emulator, timeout: Any) -> None:
     flora.order_fault("stall_run")
     operator = still(deferrable=True, timeout=timeout)
     with pytest.raises(TaskDeferred) as deferred:

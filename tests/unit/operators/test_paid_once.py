@@ -247,7 +247,7 @@ def test_a_clear_of_a_task_whose_technique_was_changed_starts_the_new_one(
 
 
 @needs_store
-def test_a_clear_of_a_task_whose_run_flora_does_not_show_any_more_starts_anew(
+def test_a_clear_of_a_task_whose_run_flora_does_not_show_any_more_starts_again(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_provider_flora.api.waiting.REFUSAL_CONFIRMED_AFTER", 0.2)

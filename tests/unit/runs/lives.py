@@ -20,7 +20,7 @@ from tests.unit.operators.fake_task import FakeStore
 
 TECHNIQUE = "editorial-still"
 POINTS = ("before the intent", "before the POST", "after the POST", "before the record", "after the record")
-"""Where a try can die: before or after each of the steps of a start."""
+"""Where an attempt can die: before or after each of the steps of a start."""
 
 log = logging.getLogger("a task")
 
@@ -71,7 +71,7 @@ def text(value: str) -> list[RunInput]:
 
 
 class Life:
-    """A task instance; :meth:`start` is its next try, as far as the run is started.
+    """A task instance; :meth:`start` is its next attempt, as far as the run is started.
 
     :param store: Airflow's state store; ``None`` for an Airflow that has none.
     """
@@ -116,7 +116,7 @@ class Life:
         may_spend: Callable[[], None] = lambda: None,
         look_first: bool = True,
     ) -> Run:
-        """Make the next try.
+        """Make the next attempt.
 
         :param look_first: ask for the technique first, as the operator does.
         """

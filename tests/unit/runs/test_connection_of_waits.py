@@ -30,7 +30,7 @@ class Connection:
     def __init__(self, flora: Flora) -> None:
         self.settings = flora.settings
         self.fails: list[Exception] = []
-        """What the next reads raise, one after the other; the last one for ever if ``for_ever`` is set."""
+        """What the next reads raise, one after the other; the last one forever if ``for_ever`` is set."""
         self.for_ever = False
         self.hangs = False
         self.reads = 0
@@ -268,7 +268,7 @@ async def test_refusals_have_the_connection_read_again_only_now_and_then(
     assert connection.reads == 1
 
 
-async def test_a_connection_that_takes_for_ever_to_read_again_delays_one_request_for_a_moment(
+async def test_a_connection_that_takes_forever_to_read_again_delays_one_request_for_a_moment(
     flora: Flora, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate, "CONNECTION_AGE", 0.1)

@@ -139,7 +139,7 @@ async def test_watchers_that_come_and_go_leave_nothing(flora: Flora) -> None:
     await assert_all_is_quiet()
 
 
-async def test_a_wait_after_the_last_one_begins_anew(flora: Flora) -> None:
+async def test_a_wait_after_the_last_one_begins_again(flora: Flora) -> None:
     for run_id in flora.start_runs(3):
         async with Waits(flora) as waits:
             [wait] = waits.add([run_id])

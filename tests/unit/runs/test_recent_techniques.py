@@ -188,7 +188,7 @@ def test_a_wrong_value_is_refused_after_one_more_poll(flora: Emulator, wrong: di
     assert flora.ledger()["started_runs"] == 0
 
 
-def test_a_clock_that_was_set_since_has_floras_asked_for_anew(
+def test_a_clock_that_was_set_since_has_floras_asked_for_again(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     get_price(flora)

@@ -1,4 +1,4 @@
-"""Records as releases have written them: what is stored is read for ever, and read leniently."""
+"""Records as releases have written them: what is stored is read forever, and read leniently."""
 
 from __future__ import annotations
 

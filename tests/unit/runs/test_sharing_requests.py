@@ -141,7 +141,7 @@ async def test_stragglers_are_polled_singly_and_the_rest_in_pages(
         assert asked[LISTS] <= (3 if old == 1 else 4) * counted
 
 
-async def test_a_run_that_a_lagging_history_does_not_show_is_found_all_the_same() -> None:
+async def test_a_run_that_a_lagging_history_does_not_show_is_found_anyway() -> None:
     with Flora(run_seconds=0.3, cost_lag=0.0, list_lag=60.0) as flora:
         run_ids = flora.start_runs(8)
         async with Waits(flora) as waits:

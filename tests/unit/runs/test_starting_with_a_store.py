@@ -283,7 +283,7 @@ def test_a_run_that_only_the_history_shows_is_handed_over(task: Life) -> None:
     assert task.start().run_id == run.run_id
 
 
-def test_a_clear_of_a_task_whose_run_is_gone_starts_anew(task: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clear_of_a_task_whose_run_is_gone_starts_again(task: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     run = task.start()
     task.flora.order_fault(kind="status", status=404, operation="getTechniqueRun", times=None)
     monkeypatch.setattr(Starter, "_find_in_history", lambda *_: None)
@@ -399,7 +399,7 @@ def test_other_inputs_after_a_lost_answer_stop_and_name_the_run(task: Life) -> N
     assert posts_to(task.flora) == 1
 
 
-def test_other_inputs_after_a_lost_answer_start_anew_where_a_second_charge_is_accepted(task: Life) -> None:
+def test_other_inputs_after_a_lost_answer_start_again_where_a_second_charge_is_accepted(task: Life) -> None:
     with pytest.raises(Crash):
         task.start(dies="after the POST")
     task.prompt = "a jug"

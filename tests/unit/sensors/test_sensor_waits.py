@@ -240,7 +240,7 @@ def test_a_rescheduled_sensor_ends_when_a_run_has_been_missing_for_minutes(flora
     assert caught.value.remedy.retryable
 
 
-def test_a_rescheduled_sensor_of_airflow_2_takes_its_start_for_the_first_look(
+def test_a_rescheduled_sensor_of_airflow_2_takes_its_start_for_the_first_poll(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = sensor("run_of_nobody", mode="reschedule", timeout=86400)

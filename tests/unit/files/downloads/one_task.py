@@ -61,7 +61,7 @@ def main() -> None:
     starting.start_duration, starting.HISTORY_LAG = lambda _: 1.0, 0.1
     life = TaskLife(operator(technique_id, folder), store=FileStore(Path(store)) if HAS_STATE_STORE else None)
     life.try_number = int(try_number) - 1
-    # All tries are of one DAG run, which began when the first did.
+    # All attempts are of one DAG run, which began when the first did.
     began = Path(store).with_suffix(".began")
     if not began.exists():
         began.write_text((life.started - timedelta(minutes=1)).isoformat())

@@ -306,7 +306,7 @@ def test_no_more_than_four_files_come_at_once(media: MediaServer, tmp_path: Path
     assert most == AT_ONCE == 4
 
 
-def test_a_chunked_answer_has_no_length_and_is_whole_all_the_same(media: MediaServer, tmp_path: Path) -> None:
+def test_a_chunked_answer_has_no_length_and_is_whole_anyway(media: MediaServer, tmp_path: Path) -> None:
     body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (PICTURE[:999], PICTURE[999:])) + b"0\r\n\r\n"
     media.answers = [sends(body, length="none", transfer_encoding="chunked")]
     assert fetch(media, tmp_path)[0]["sha256"] == hashlib.sha256(PICTURE).hexdigest()
@@ -725,7 +725,7 @@ def test_what_a_killed_task_left_is_removed_and_nothing_else(media: MediaServer,
     assert names(tmp_path) == sorted([*(path.name for path in others), "relight-run_1-image.png"])
 
 
-def test_a_text_is_written_anew_only_where_it_differs(media: MediaServer, tmp_path: Path) -> None:
+def test_a_text_is_written_again_only_where_it_differs(media: MediaServer, tmp_path: Path) -> None:
     run = run_of(("line", "text", "abc"))
     fetch(media, tmp_path, run)
     path = tmp_path / "relight-run_1-line.txt"

@@ -153,7 +153,7 @@ def test_a_retry_downloads_what_is_missing_and_pays_nothing(
     deferrable: bool,
     fault: tuple[str, dict[str, str]],
 ) -> None:
-    """With a connection that repeats no request, so that the first try fails."""
+    """With a connection that repeats no request, so that the first attempt fails."""
     connection = json.loads(os.environ["AIRFLOW_CONN_FLORA_DEFAULT"])
     connection["extra"]["max_retries"] = 0
     monkeypatch.setenv("AIRFLOW_CONN_FLORA_DEFAULT", json.dumps(connection))

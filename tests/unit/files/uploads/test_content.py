@@ -319,7 +319,7 @@ def test_a_storage_that_breaks_off_is_no_damage_of_the_file(
     assert caught.value.remedy.retryable
 
 
-def test_where_mediainfo_cannot_go_pictures_are_checked_all_the_same(
+def test_where_mediainfo_cannot_go_pictures_are_checked_anyway(
     file: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def not_there(*_: Any, **__: Any) -> Any:

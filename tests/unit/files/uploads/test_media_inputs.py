@@ -156,7 +156,7 @@ def test_nothing_is_uploaded_for_a_run_that_is_too_expensive(flora: Emulator, sm
     assert count(flora, "createAsset") == 0
 
 
-def test_without_validation_files_are_uploaded_all_the_same(flora: Emulator, small: Path, tmp_path: Path) -> None:
+def test_without_validation_files_are_uploaded_anyway(flora: Emulator, small: Path, tmp_path: Path) -> None:
     run_with(small, validate_inputs=False).run()
     assert given_to_runs(flora) == [small.read_bytes()]
     with pytest.raises(AirflowFailException, match="There is no file"):
@@ -244,7 +244,7 @@ def _crash(*_: Any, **__: Any) -> Any:
 
 
 def die_in_the_wait(life: TaskLife, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a try whose process is gone when its run has been started."""
+    """Make an attempt whose process dies when its run has been started."""
     with monkeypatch.context() as patch:
         patch.setattr(FloraClient, "wait_for_technique_run", _crash)
         with pytest.raises(Crash):

@@ -589,7 +589,7 @@ def test_a_url_is_downloaded_once_until_the_task_is_cleared(flora: Emulator, url
 
 @NEEDS_A_STORE
 @pytest.mark.parametrize("kind", ["small", "large", "url"])
-def test_an_asset_that_flora_has_lost_is_made_anew(
+def test_an_asset_that_flora_has_lost_is_made_again(
     flora: Emulator, small: Path, large: Path, url: str, kind: str
 ) -> None:
     life = upload_of({"small": small, "large": large, "url": url}[kind])
