@@ -584,6 +584,24 @@ def test_the_end_of_the_task_ends_the_downloads(
     assert names(tmp_path) == []
 
 
+def test_a_download_that_pauses_before_its_retry_is_not_retried_after_the_end_of_the_task(
+    media: MediaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = threading.Event()
+
+    def over(*_: Any, **__: Any) -> Any:
+        assert pauses.wait(30)
+        raise TimeoutError("execution_timeout")
+
+    monkeypatch.setattr(downloading, "wait", over)
+    monkeypatch.setattr(log, "warning", lambda *_, **__: pauses.set())
+    media.answers = [sends(status=503, retry_after="20"), sends()]
+    with pytest.raises(TimeoutError):
+        fetch(media, tmp_path, max_retries=2)
+    assert len(media.requests) == 1
+    assert names(tmp_path) == []
+
+
 # --- what is there already --------------------------------------------------------------------------------
 
 
