@@ -61,7 +61,16 @@ class Definition:
 class Execution:
     """What a user asked for once: the task's first try and its retries, or a clear that asks for a new run."""
 
-    __slots__ = ("asked", "delivered", "errors", "has_reused_a_key", "instance", "number", "untold_since")
+    __slots__ = (
+        "asked",
+        "delivered",
+        "errors",
+        "has_reused_a_key",
+        "instance",
+        "number",
+        "retries_were_edited",
+        "untold_since",
+    )
 
     def __init__(self, instance: Instance, number: int) -> None:
         self.instance = instance
@@ -72,6 +81,8 @@ class Execution:
         self.errors: list[BaseException] = []
         self.has_reused_a_key = False
         """Whether it has sent a start under a key of another execution, as Flora has seen."""
+        self.retries_were_edited = False
+        """Whether somebody has changed ``retries`` between two of its tries."""
         self.untold_since: int | None = None
         """The number of tries before a clear that left no trace in any number that Airflow tells."""
 
@@ -173,8 +184,6 @@ class Instance:
         """Ids of runs that the user has said are its own."""
         self.is_marked = False
         self.cleared_at = 0.0
-        self.retries_were_edited = False
-        """Whether somebody has changed ``retries`` between two tries, and not cleared the task since."""
         self.record_lost_at = 0.0
         self.noted: set[str] = set()
         """Ids of runs whose delivery the code had every occasion to note."""
@@ -636,7 +645,7 @@ class Scheduler:
         if edit == "retries":
             retries = max(0, definition.retries + self.tape.pick((-1, 1, -2, 2)))
             instance.definition = changed(definition, retries=retries)
-            instance.retries_were_edited = True
+            instance.execution.retries_were_edited = True
         elif edit == "take it back":
             instance.definition = changed(definition, adopt_run_id=None)
         else:
@@ -797,7 +806,6 @@ class Scheduler:
             if change.adopt_run_id is not None:
                 instance.adopted.add(change.adopt_run_id)
         instance.cleared_at = self.hub.now
-        instance.retries_were_edited = False
         if self._asks_for_another():
             instance.execution = Execution(instance, instance.execution.number + 1)
         before = (instance.max_tries, dag_run.clear_number)

@@ -169,13 +169,6 @@ BREAKAGES = (
         (ONE_CHARGE,),
     ),
     Breakage(
-        "a cached date counts as one of now",
-        "api.answers",
-        ".timestamp() + age + 0.5 - now",
-        ".timestamp() + 0.5 - now",
-        (ONE_CHARGE,),
-    ),
-    Breakage(
         "a run without a date is no candidate",
         "runs.starting",
         "created = oldest if run.created_at is None",
@@ -211,13 +204,6 @@ BREAKAGES = (
         (ONE_CHARGE,),
     ),
     # --- somebody else's run ---
-    Breakage(
-        "runs of mapped siblings are candidates",
-        "runs.starting",
-        "others = {*self._siblings(), *record.past}",
-        "others = {*record.past}",
-        (OWN_RUN, ONE_CHARGE, NOT_LOST, NOT_STUCK),
-    ),
     Breakage(
         "a run is searched for a key that was never sent",
         "runs.starting",

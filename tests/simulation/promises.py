@@ -59,7 +59,7 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
         return True
     if not instance.record_was_lost(one):
         return False
-    if instance.retries_were_edited:
+    if other.owner.retries_were_edited:
         return True
     return other.sent - one.created > KEY_SURELY_KNOWN_FOR or one.inputs != other.inputs
 
