@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from airflow_provider_flora.api import retries
 from airflow_provider_flora.api.errors import (
     FloraAPIError,
-    FloraConnectionError,
     FloraError,
     FloraInternalError,
     FloraRunTimeoutError,
@@ -137,19 +136,6 @@ def as_flora_error(error: Exception) -> FloraError:
     fault = FloraInternalError(error)
     fault.__cause__ = error
     return fault
-
-
-def unread_connection(conn_id: str, error: Exception) -> FloraError:
-    """Return the error for an Airflow connection that cannot be read.
-
-    A backend of connections may raise any error during an outage. Only errors that a network never causes count as
-    programming errors.
-    """
-    if isinstance(error, (FloraError, *PROGRAMMING_ERRORS)):
-        return as_flora_error(error)
-    return FloraConnectionError(
-        f"The Flora connection {conn_id!r} cannot be read now: {type(error).__name__}: {error}."
-    )
 
 
 class Seen(NamedTuple):

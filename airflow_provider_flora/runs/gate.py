@@ -21,7 +21,8 @@ from airflow_provider_flora.api import retries
 from airflow_provider_flora.api.aio import AsyncFloraClient
 from airflow_provider_flora.api.errors import FloraAnswerSizeError, FloraError, FloraInternalError
 from airflow_provider_flora.api.exchange import Request, Response
-from airflow_provider_flora.api.waiting import is_refusal, unread_connection
+from airflow_provider_flora.api.waiting import is_refusal
+from airflow_provider_flora.task.connection import unread_connection
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.settings import ClientSettings

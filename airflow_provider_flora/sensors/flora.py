@@ -132,8 +132,9 @@ class FloraTechniqueRunSensor(BaseSensorOperator):
         return run
 
     def _poll(self) -> Run:
-        from airflow_provider_flora.api.waiting import COST_GRACE, unread_connection
+        from airflow_provider_flora.api.waiting import COST_GRACE
         from airflow_provider_flora.hooks.flora import FloraHook
+        from airflow_provider_flora.task.connection import unread_connection
 
         try:
             client = FloraHook(self.flora_conn_id).get_conn()

@@ -166,6 +166,7 @@ class Promises:
         return (
             run.owner is not instance.execution  # the user has asked for another since
             or run.outcome != "completed"
+            or run.is_taken  # a person has given it to another task, which hands it over
             or run.owner.delivered is not None  # a second one beside it is another promise's matter
             or instance.definition.on_unknown_start == "restart"
             or _is_named(instance, run)

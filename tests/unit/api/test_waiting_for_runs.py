@@ -25,7 +25,7 @@ from airflow_provider_flora.api.errors import (
     FloraTimeoutError,
 )
 from airflow_provider_flora.api.models import Run
-from airflow_provider_flora.api.waiting import RunWait, WaitLog, as_flora_error, unread_connection
+from airflow_provider_flora.api.waiting import RunWait, WaitLog, as_flora_error
 from airflow_provider_flora.emulator import Emulator
 from tests.unit.api.both_clients import FakeTime, MakeClient
 from tests.unit.api.scripted_flora import ScriptedFlora, Silence, answer, cut, error, reset, run_json
@@ -263,32 +263,9 @@ def test_a_programming_error_ends_a_wait_at_once_and_is_not_taken_for_an_outage(
     assert isinstance(caught.value.__cause__, TypeError)
 
 
-@pytest.mark.parametrize(
-    "bug",
-    [TypeError(), AttributeError(), KeyError("x"), IndexError(), NameError(), ImportError(), AssertionError()],
-)
-def test_a_bug_in_reading_the_connection_is_no_outage(bug: Exception) -> None:
-    assert isinstance(unread_connection("flora_default", bug), FloraInternalError)
-
-
-class VaultIsDownError(Exception):
-    """What some backend of connections raises."""
-
-
-@pytest.mark.parametrize("away", [OSError("away"), TimeoutError(), VaultIsDownError("sealed"), ValueError("HTML")])
-def test_a_backend_of_connections_that_is_away_is_an_outage(away: Exception) -> None:
-    error = unread_connection("flora_default", away)
-
-    assert isinstance(error, FloraConnectionError)
-    assert f"'flora_default' cannot be read now: {type(away).__name__}" in str(error)
-    assert Wait().after(error)
-
-
-def test_a_connection_that_is_reported_missing_may_be_there_again_soon() -> None:
-    missing = FloraSettingsError("There is no connection 'flora_default'.")
-
-    assert unread_connection("flora_default", missing) is missing
-    assert Wait().after(*[missing] * 50)
+@pytest.mark.parametrize("error", [FloraSettingsError("There is none."), FloraConnectionError("It is away.")])
+def test_a_connection_that_cannot_be_read_ends_no_wait(error: FloraError) -> None:
+    assert Wait().after(*[error] * 50)
 
 
 def test_a_deadline_ends_a_wait_and_the_timeout_is_named_as_it_was_set() -> None:
