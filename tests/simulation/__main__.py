@@ -1,4 +1,4 @@
-"""``make simulate SEED=… COUNT=…``: plays histories, and tells what broke a promise as short stories."""
+"""``make simulate SEED=… COUNT=…``: plays histories, and prints what broke a promise as short stories."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .breakages import Breakage
 
 CHUNK = 250
-"""Histories that a process plays before it says how it went."""
+"""Histories that a process plays before it reports its results."""
 
 
 @dataclass
@@ -40,37 +40,37 @@ def main() -> int:
         return _try_breakages(asked.breakages, asked.seed, asked.count, asked.jobs)
     _prepare()
     if asked.story is not None:
-        return _tell(asked.story, asked.shrink)
-    if asked.tell:
-        for seed in range(asked.seed, asked.seed + asked.tell):
-            _tell(seed, shrink=False)
+        return _print_story(asked.story, asked.shrink)
+    if asked.show:
+        for seed in range(asked.seed, asked.seed + asked.show):
+            _print_story(seed, shrink=False)
         return 0
     began = real_monotonic()
     total = Outcome()
-    told: Counter[str] = Counter()
-    said = began
+    broken: Counter[str] = Counter()
+    printed = began
     for part in _play_all(asked.seed, asked.count, asked.jobs, stop_at_first=asked.first):
         total.count += part.count
         total.requests += part.requests
         total.runs += part.runs
         total.findings += part.findings
         for _, promise, _ in part.findings:
-            told[promise] += 1
-        if real_monotonic() - said > 5:
-            said = real_monotonic()
-            _say_progress(total, asked.count, said - began)
+            broken[promise] += 1
+        if real_monotonic() - printed > 5:
+            printed = real_monotonic()
+            _print_progress(total, asked.count, printed - began)
         if asked.first and total.findings:
             break
-    _say_progress(total, asked.count, real_monotonic() - began)
+    _print_progress(total, asked.count, real_monotonic() - began)
     if not total.findings:
         print("No promise was broken.")
         return 0
-    for promise, count in told.most_common():
+    for promise, count in broken.most_common():
         print(f"\n{count} x broken: {promise}")
-        seeds = [seed for seed, broken, _ in total.findings if broken == promise]
+        seeds = [seed for seed, name, _ in total.findings if name == promise]
         print("seeds: " + " ".join(map(str, sorted(seeds)[:12])))
         for seed in sorted(seeds)[: asked.stories]:
-            _tell(seed, shrink=True)
+            _print_story(seed, shrink=True)
     return 1
 
 
@@ -79,14 +79,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the first history")
     parser.add_argument("--count", type=int, default=20_000, help="of histories")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes")
-    parser.add_argument("--stories", type=int, default=1, help="how many findings to tell for each promise")
+    parser.add_argument("--stories", type=int, default=1, help="how many findings to print for each promise")
     parser.add_argument("--first", action="store_true", help="stop at the first finding")
-    parser.add_argument("--story", type=int, metavar="SEED", help="tell one history, and nothing else")
+    parser.add_argument("--story", type=int, metavar="SEED", help="print one history, and nothing else")
     parser.add_argument(
-        "--tell", type=int, default=0, metavar="N", help="tell so many histories, as they were drawn"
+        "--show", type=int, default=0, metavar="N", help="print this many histories, as they were drawn"
     )
     parser.add_argument("--breakages", nargs="*", metavar="NAME", help="find deliberate breakages: these, or all")
-    parser.add_argument("--no-shrink", dest="shrink", action="store_false", help="tell it as it was drawn")
+    parser.add_argument("--no-shrink", dest="shrink", action="store_false", help="print it as it was drawn")
     return parser.parse_args()
 
 
@@ -122,8 +122,8 @@ def _try_breakages(names: Sequence[str], seed: int, count: int, jobs: int) -> in
     missed = 0
     # A process for each, made anew: in it the package is loaded with the breakage.
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
-        for said, found in pool.imap(_find, [(breakage, seed, count) for breakage in chosen], chunksize=1):
-            print(said, flush=True)
+        for printed, found in pool.imap(_find, [(breakage, seed, count) for breakage in chosen], chunksize=1):
+            print(printed, flush=True)
             missed += not found
     print(f"{len(chosen) - missed} of {len(chosen)} breakages were found.")
     return 1 if missed else 0
@@ -184,7 +184,7 @@ def _play_some(chunk: tuple[int, int, bool]) -> Outcome:
     return outcome
 
 
-def _say_progress(total: Outcome, count: int, seconds: float) -> None:
+def _print_progress(total: Outcome, count: int, seconds: float) -> None:
     rate = total.count / max(seconds, 1e-9)
     print(
         f"{total.count} of {count} histories, {rate:.0f}/s ({rate * 60:.0f} a minute); {total.requests} requests, "
@@ -193,15 +193,15 @@ def _say_progress(total: Outcome, count: int, seconds: float) -> None:
     )
 
 
-def _tell(seed: int, shrink: bool) -> int:
+def _print_story(seed: int, shrink: bool) -> int:
     """Tell the story of a seed."""
     from . import history, story
     from .shrink import shrink as shrunk
 
-    found = history.play(seed, telling=True)
+    found = history.play(seed, narrating=True)
     if not isinstance(found, history.Finding):
         print(f"\nSeed {seed}: no promise was broken.")
-        print("\n".join(story.tell(found.story)))
+        print("\n".join(story.to_lines(found.story)))
         return 0
     if shrink:
         kind = found.kind
@@ -210,10 +210,10 @@ def _tell(seed: int, shrink: bool) -> int:
             again = history.play(seed, choices)
             return isinstance(again, history.Finding) and again.kind == kind
 
-        found = history.play(seed, shrunk(found.choices, breaks), telling=True)
+        found = history.play(seed, shrunk(found.choices, breaks), narrating=True)
         assert isinstance(found, history.Finding)
     print(f"\nSeed {seed}: {found.promise}: {found.text}")
-    print("\n".join(story.tell(found.story)))
+    print("\n".join(story.to_lines(found.story)))
     return 1
 
 

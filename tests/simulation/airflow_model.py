@@ -69,7 +69,7 @@ class Execution:
         "instance",
         "number",
         "retries_were_edited",
-        "untold_since",
+        "untraced_since",
     )
 
     def __init__(self, instance: Instance, number: int) -> None:
@@ -83,14 +83,14 @@ class Execution:
         """Whether it has sent a start under a key of another execution, as Flora has seen."""
         self.retries_were_edited = False
         """Whether somebody has changed ``retries`` between two of its tries."""
-        self.untold_since: int | None = None
-        """The number of tries before a clear that left no trace in any number that Airflow tells."""
+        self.untraced_since: int | None = None
+        """The number of tries before a clear that left no trace in any number that Airflow shows."""
 
     @property
     def may_pass_for_a_retry(self) -> bool:
-        """Whether nothing tells its try from a retry: only the first one after such a clear has the numbers of a
-        first try, and it is over."""
-        return self.untold_since is not None and self.instance.try_number > self.untold_since + 1
+        """Whether nothing distinguishes its try from a retry: only the first one after such a clear has the numbers
+        of a first try, and it is over."""
+        return self.untraced_since is not None and self.instance.try_number > self.untraced_since + 1
 
     @property
     def deployment_number(self) -> int:
@@ -136,7 +136,7 @@ class Deployment:
             if world.hub.now < self.away_until:
                 from airflow_provider_flora.airflow_compat import AirflowNotFoundException
 
-                world.tell("the connection cannot be read")
+                world.narrate("the connection cannot be read")
                 raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
         return SimpleNamespace(
             conn_id=conn_id,
@@ -181,7 +181,7 @@ class Instance:
         self.execution = Execution(self, 1)
         self.last_error: BaseException | None = None
         self.adopted: set[str] = set()
-        """Ids of runs that the user has said are its own."""
+        """Ids of runs that the user has named as its own."""
         self.is_marked = False
         self.cleared_at = 0.0
         self.record_lost_at = 0.0
@@ -192,7 +192,7 @@ class Instance:
 
     @property
     def runs(self) -> list[FloraRun]:
-        """The runs that it has asked for, in whatever execution."""
+        """The runs that it has asked for, in any execution."""
         return [run for run in self.world.flora.runs if run.owner is not None and run.owner.instance is self]
 
     def record_was_lost(self, run: FloraRun) -> bool:
@@ -237,7 +237,7 @@ class RuntimeTaskInstance:
             raise StoreAwayError(f"cannot push {key}: another try has begun")
         if key == "run_id":
             for run in self._instance.runs:
-                run.told |= run.run_id == value
+                run.is_reported |= run.run_id == value
         if key in self._instance.xcoms:
             raise RuntimeError(f"the XCom {key} is pushed twice in one try")  # some versions of Airflow refuse it
         self._instance.xcoms[key] = plain(value)
@@ -298,7 +298,7 @@ class Store:
         if world.weather.slow_store and not world.weather.calm and world.hub.process is self._process:
             seconds = world.tape.pick((0.0, 0.0, 1.0, 5.0, 40.0, 150.0))
             if seconds:
-                world.tell("the state store takes {:g} s", seconds)
+                world.narrate("the state store takes {:g} s", seconds)
                 world.hub.sleep(seconds)
 
     def _trouble(self) -> str | None:
@@ -307,7 +307,7 @@ class Store:
             return None
         self.troubles += 1
         trouble = world.tape.pick(("not done", "not done", "done, but the answer is lost"))
-        world.tell("the state store is away: {}", trouble)
+        world.narrate("the state store is away: {}", trouble)
         return trouble
 
 
@@ -374,7 +374,7 @@ class Triggerer:
             return
         self.end()
         self.deaths += 1
-        self._world.tell_of("triggerer", "dies")
+        self._world.narrate_for("triggerer", "dies")
         hub = self._world.hub
         hub.at(hub.now + self._world.tape.pick((1.0, 20.0, 200.0)), self._restart)
 
@@ -485,7 +485,7 @@ class Worker:
     on_delivered: Callable[[Instance], None] = field(default=lambda *_: None)
 
     def run(self, done: Callable[[tuple[Any, ...]], None]) -> None:
-        """Run the task as Airflow's task runner does, and say how it ended."""
+        """Run the task as Airflow's task runner does, and return how it ended."""
         from airflow_provider_flora.airflow_compat import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
         try:
@@ -547,7 +547,7 @@ class Worker:
         context["ti"].xcom_push("return_value", value)
         instance.state = "success"
         self.result = ("success", value)
-        world.tell(
+        world.narrate(
             "success is recorded; it returned {}", lambda: value.get("run_id") if isinstance(value, dict) else value
         )
         self.on_success(instance, value, self.store)
@@ -559,7 +559,7 @@ class Worker:
             try:
                 callback(context)
             except StoreAwayError as error:
-                world.tell("a success callback failed: {}", error)
+                world.narrate("a success callback failed: {}", error)
             except Exception as error:
                 world.broken("no unexpected error", f"a success callback raised {error!r}")
         process.effect("success callbacks called")
@@ -597,7 +597,7 @@ class Scheduler:
         self.on_delivered: Callable[[Instance], None] = lambda *_: None
         self.on_try_end: Callable[[Instance, tuple[Any, ...], float], None] = lambda *_: None
 
-    # --- waiting for whatever comes first -----------------------------------------------------------------
+    # --- waiting for what comes first -----------------------------------------------------------------
 
     def _await(self) -> Any:
         return self.hub.wait()
@@ -631,7 +631,7 @@ class Scheduler:
             final = result[0] == "failed" and result[2]
             if final or instance.max_tries == 0 or instance.try_number > instance.max_tries:
                 instance.state = "failed"
-                self.world.tell_of(instance.name, "has failed")
+                self.world.narrate_for(instance.name, "has failed")
                 return
             instance.state = "up_for_retry"
             self.hub.sleep(instance.definition.retry_delay)
@@ -650,7 +650,7 @@ class Scheduler:
             instance.definition = changed(definition, adopt_run_id=None)
         else:
             self.adopt_anothers(instance)
-        self.world.tell_of("a person", "edits {}: {}", instance.name, edit)
+        self.world.narrate_for("a person", "edits {}: {}", instance.name, edit)
 
     def adopt_anothers(self, instance: Instance) -> None:
         """Name a run of the technique that the task has not asked for, if there is one."""
@@ -690,7 +690,7 @@ class Scheduler:
         elif result[0] == "failed":
             instance.last_error = result[1]
             instance.execution.errors.append(result[1])
-            world.tell_of(
+            world.narrate_for(
                 instance.name,
                 "try {} fails{}: {}",
                 instance.try_number,
@@ -706,7 +706,7 @@ class Scheduler:
         process = Process(name, instance.deployment.skew, instance.execution)
         if world.weather.crashes and not world.weather.calm and self.tape.chance(0.5):
             process.dies_at = 1 + self.tape.below(12) + self.tape.below(12)
-            process.watched = lambda what: world.tell("the process dies at: {}", what)
+            process.watched = lambda what: world.narrate("the process dies at: {}", what)
         if world.weather.clock_steps and not world.weather.calm and self.tape.chance(0.5):
             step = self.tape.pick((60.0, -60.0, 200.0, -200.0))
             self.hub.at(
@@ -727,13 +727,13 @@ class Scheduler:
     def _step_clock(self, process: Process, step: float) -> None:
         if process.alive:
             process.skew += step
-            self.world.tell_of(process.name, "its machine's clock is set by {:g} s", step)
+            self.world.narrate_for(process.name, "its machine's clock is set by {:g} s", step)
 
     def _give_up(self, token: int, process: Process) -> None:
         """Take a process for dead that is not: it goes on for a while, as a zombie."""
         if process.alive and self.instance.state == "running" and self._post(token, ("died",)):
             process.is_zombie = True
-            self.world.tell_of("Airflow", "takes {} for dead", process.name)
+            self.world.narrate_for("Airflow", "takes {} for dead", process.name)
             lives_for = (60.0, 10.0, 2.0) if self.instance.deployment.has_store else (2.0, 0.5)
             self.hub.at(self.hub.now + self.tape.pick(lives_for), self.hub.kill, process)
 
@@ -780,7 +780,7 @@ class Scheduler:
         instance = self.instance
         if instance.state == "success":
             return
-        self.world.tell_of("a person", "{} while {} is {}", kind, instance.name, instance.state)
+        self.world.narrate_for("a person", "{} while {} is {}", kind, instance.name, instance.state)
         if kind.endswith("clear"):
             abandoned = changed(instance.definition, adopt_run_id="none") if kind != "clear" else None
             self.clear(running=self.worker is not None, change=abandoned)
@@ -816,9 +816,9 @@ class Scheduler:
             if all(one.state in ("success", "failed") for one in dag_run.instances):
                 dag_run.start_date = instance.deployment.now()
         if before == (instance.max_tries, dag_run.clear_number):
-            instance.execution.untold_since = instance.try_number
+            instance.execution.untraced_since = instance.try_number
         instance.id = self.world.new_id("ti")
-        self.world.tell_of("a person", "clears {}, for {}", instance.name, instance.execution)
+        self.world.narrate_for("a person", "clears {}, for {}", instance.name, instance.execution)
 
     def _asks_for_another(self) -> bool:
         """Whether a clear of now asks for one more run, by what the docs say of clears."""
@@ -830,7 +830,9 @@ class Scheduler:
         adopted = instance.definition.adopt_run_id
         if adopted == "none":
             return True
-        if adopted is not None and any(run.run_id != adopted and not run.failed and run.told for run in runs):
+        if adopted is not None and any(
+            run.run_id != adopted and not run.failed and run.is_reported for run in runs
+        ):
             return True  # another run in place of the one that it has
         if any(run.outcome in ("cancelled", "expired") and run.has_ended(self.hub.now) for run in runs):
             return True

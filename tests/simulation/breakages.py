@@ -78,7 +78,7 @@ BREAKAGES = (
         (ONE_CHARGE, OWN_RUN),
     ),
     Breakage(
-        "a sending is noted as ended when it begins",
+        "a request counts as ended when it begins",
         "runs.starting",
         "sent=(*earlier, (began, began + slow + self._start_duration))",
         "sent=(*earlier, (began, began))",

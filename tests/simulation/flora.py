@@ -78,6 +78,7 @@ class FloraRun:
         "ends",
         "exists",
         "inputs",
+        "is_reported",
         "is_taken",
         "key",
         "listed_from",
@@ -89,7 +90,6 @@ class FloraRun:
         "run_id",
         "sent",
         "technique",
-        "told",
     )
 
     def __init__(self, run_id: str, technique: FloraTechnique, inputs: str) -> None:
@@ -106,8 +106,8 @@ class FloraRun:
         self.key: str | None = None
         self.recorded = False
         """Whether the process that asked for it had a state store to note it in."""
-        self.told = False
-        """Whether an answer has told its id to the task that asked for it."""
+        self.is_reported = False
+        """Whether an answer has reported its id to the task that asked for it."""
         self.is_taken = False
         """Whether a user has named it as another task's."""
         self.missing = False  # taken away by somebody
@@ -197,17 +197,17 @@ class Flora:
         self.requests += 1
         parts = path.split("/")
         is_start = method == "POST" and len(parts) == 4 and parts[3] == "runs"
-        trouble = self.weather.trouble_of_start() if is_start else self.weather.trouble_of_look()
+        trouble = self.weather.trouble_of_start() if is_start else self.weather.trouble_of_poll()
         if trouble is None and self.hub.now < self.limited_until:
             trouble = "429"
         if is_start:
             return self._deliver_start(sender, parts[2], api_key, body or b"", timeout, trouble)
         if trouble is None:
-            answer = self._look(method, parts, query, api_key)
+            answer = self._answer_get(method, parts, query, api_key)
             return TRIP, lambda: answer
-        return self._trouble(trouble, timeout, lambda: self._look(method, parts, query, api_key))
+        return self._trouble(trouble, timeout, lambda: self._answer_get(method, parts, query, api_key))
 
-    def _look(self, method: str, parts: list[str], query: Mapping[str, str], api_key: str) -> Answer:
+    def _answer_get(self, method: str, parts: list[str], query: Mapping[str, str], api_key: str) -> Answer:
         if api_key not in self.api_keys:
             return self._error(401, "invalid_api_key", "The API key is not valid.")
         if method == "GET" and parts[1] == "technique-runs":
@@ -266,12 +266,12 @@ class Flora:
     ) -> tuple[float, Callable[[], Answer]]:
         world = self.world
         if trouble is not None and not trouble.startswith("late "):
-            world.tell("POST {}: {}", lambda: _shown(body), trouble)
+            world.narrate("POST {}: {}", lambda: _shown(body), trouble)
             return self._trouble(trouble, timeout, lambda: self._error(500, "unknown_error", "?"))
         request = json.loads(body)
         early = self._refusal(sender, technique_id, api_key, body, request.get("idempotency_key"))
         if early is not None:
-            world.tell("POST {}: {} {}", lambda: _shown(body), early.status, lambda: _code(early))
+            world.narrate("POST {}: {} {}", lambda: _shown(body), early.status, lambda: _code(early))
             return TRIP, lambda: early
         takes = self.weather.start_takes()
         box: list[Answer] = []
@@ -290,7 +290,7 @@ class Flora:
                 seen = Answer(int(trouble[-3:]), self._headers("text/html"), HTML)
         if trouble == "late timeout" or seen_after + TRIP > timeout:
             seen_after, seen = timeout, TIMEOUT
-        world.tell(
+        world.narrate(
             "POST {}: Flora works on it for {:.1f} s; seen of it: {}",
             lambda: _shown(body),
             takes,
@@ -302,7 +302,7 @@ class Flora:
                 return seen
             answer = box[0] if box else RESET
             if made and trouble != "late cut":
-                made[0].told = True
+                made[0].is_reported = True
             return answer._replace(body=answer.body[:-9]) if trouble == "late cut" else answer
 
         return seen_after + TRIP, outcome
@@ -322,7 +322,7 @@ class Flora:
             return self._error(409, "idempotency_duplicate", "This key was used before.")
         if used.body != body:
             return self._error(422, "idempotency_conflict", "This key was used with another body.")
-        used.run.told = True
+        used.run.is_reported = True
         return Answer(200, {**self._headers("application/json"), "idempotent-replayed": "true"}, used.answer)
 
     def _finish_start(
@@ -345,7 +345,7 @@ class Flora:
         run = self.make_run(technique, json.dumps(request["inputs"], sort_keys=True))
         run.owner, run.sent, run.key = sender, sent, request.get("idempotency_key")
         if self.tape.below(4) == 3:
-            run.created = sent  # some say when they were asked
+            run.created = sent  # some state when they were asked
         made.append(run)
         run.recorded = process.keeps_records
         answer = self._run_json(run, self.hub.now)
@@ -355,7 +355,9 @@ class Flora:
             known = self.keys.get(run.key)
             if known is None or known.until <= self.hub.now:
                 self.keys[run.key] = UsedKey(body, box[0].body, run, until)
-        self.world.tell_of("Flora", "{} of {} exists and is charged {}", run.run_id, sender, lambda: _charge(run))
+        self.world.narrate_for(
+            "Flora", "{} of {} exists and is charged {}", run.run_id, sender, lambda: _charge(run)
+        )
         self.world.started(run)
 
     def make_run(self, technique: FloraTechnique, inputs: str) -> FloraRun:

@@ -47,12 +47,12 @@ class Finding:
         return f"{self.promise}: {words[:70]}"
 
 
-def play(seed: int, replay: Sequence[int] | None = None, *, telling: bool = False) -> Finding | World:
+def play(seed: int, replay: Sequence[int] | None = None, *, narrating: bool = False) -> Finding | World:
     """Play a history.
 
     :return: what was found, or the world as it is at the end.
     """
-    world = World(seed, replay, telling=telling)
+    world = World(seed, replay, narrating=narrating)
     worlds.enter(world, seed)
     try:
         _History(world).play()
@@ -163,17 +163,17 @@ class _History:
     def _somebody_elses_run(self, definition: Definition) -> None:
         flora = self.world.flora
         run = flora.make_run(flora.techniques[definition.technique], "somebody else's")
-        self.world.tell_of("Flora", "{} of somebody else exists", run.run_id)
+        self.world.narrate_for("Flora", "{} of somebody else exists", run.run_id)
 
     def _rotate(self) -> None:
         if self.world.weather.calm:
             return
         flora, first = self.world.flora, self.world.deployments[0]
         flora.api_keys = {"sk_live_2"}
-        self.world.tell_of("a person", "rotates the API key")
-        self.hub.at(self.hub.now + self.tape.pick((0.0, 2.0, 30.0, 300.0)), self._tell_new_key, first)
+        self.world.narrate_for("a person", "rotates the API key")
+        self.hub.at(self.hub.now + self.tape.pick((0.0, 2.0, 30.0, 300.0)), self._hand_out_new_key, first)
 
-    def _tell_new_key(self, first: Deployment) -> None:
+    def _hand_out_new_key(self, first: Deployment) -> None:
         for deployment in self.world.deployments:
             deployment.api_key = "sk_live_2"
 
@@ -182,7 +182,7 @@ class _History:
             return
         technique = self.world.flora.techniques[definition.technique]
         change = self.tape.pick(("dearer", "price unknown", "renamed", "deleted", "dearer for a while"))
-        self.world.tell_of("a person", "changes the technique: {}", change)
+        self.world.narrate_for("a person", "changes the technique: {}", change)
         if change in ("dearer", "dearer for a while"):
             technique.prices.append((self.hub.now, 20 * PRICE))
         elif change == "price unknown":
@@ -202,7 +202,7 @@ class _History:
             return
         for instance in deployment.dag_run.instances:
             instance.lose_record()
-        self.world.tell_of("a person", "changes the store's backend: all records are gone")
+        self.world.narrate_for("a person", "changes the store's backend: all records are gone")
 
     def _try_ended(self, instance: Instance, result: tuple[Any, ...], lasted: float) -> None:
         self.promises.try_ended(instance, result, lasted)
@@ -240,7 +240,7 @@ class _History:
             definition = changed(definition, retries=definition.retries + 1)
         elif action == "mark success, then clear" and instance.state == "failed":
             instance.state = "success"
-            self.world.tell_of("a person", "marks {} as success", instance.name)
+            self.world.narrate_for("a person", "marks {} as success", instance.name)
             if instance.deployment.clears_on_success:
                 instance.lose_record()
         elif action == "adopt and clear":

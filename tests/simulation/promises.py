@@ -32,9 +32,9 @@ NOT_STUCK = "a task can always be brought on"
 PROMISES = (ONE_CHARGE, OWN_RUN, NOT_LOST, ENDS, PRICE, NO_SURPRISE, RETRYABLE, NOT_STUCK)
 
 KEY_SURELY_KNOWN_FOR = 2 * 3600.0 - 400.0
-"""Seconds; the shorter of Flora's two accounts, less what a try takes to get to its sending."""
+"""Seconds; the shorter of Flora's two accounts, less what a try takes until its request."""
 PRICE_MAY_BE_OLD = 60.0 + 70.0
-"""Seconds for which a technique is kept, and that a start may take after its price was looked at."""
+"""Seconds for which a technique is kept, and that a start may take after its price was read."""
 MOST_NAMED = 20
 """Runs that an error names, if there are so many."""
 LONGEST_TRY = 4 * 3600.0
@@ -48,7 +48,8 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
     - The user has cleared the task since, and the run has ended in a way that is not known.
     - Without a record of it (there is no state store, or what was in it is lost) all that ties a try to an earlier
       one is the idempotency key that both derive. Flora forgets it, after two hours by one account; and a try whose
-      inputs are others derives another. Nor can a try after ``retries`` was lowered be told from one after a clear.
+      inputs are others derives another. Nor can a try after ``retries`` was lowered be distinguished from one after
+      a clear.
     """
     instance: Instance = other.owner.instance
     if instance.definition.on_unknown_start == "restart":
@@ -111,7 +112,7 @@ class Promises:
         execution: Execution | None = run.owner
         if instance.execution.has_reused_a_key and not instance.deployment.has_store:
             return  # without a store, a clear that leaves as many tries as there were before is taken for a retry
-        if any(own.is_taken for own in instance.runs) and not (run.told and execution is instance.execution):
+        if any(own.is_taken for own in instance.runs) and not (run.is_reported and execution is instance.execution):
             return  # a person gave its run to another task, so one of that task's may be the only one that fits
         if execution is None or execution.instance is not instance:
             broken(OWN_RUN, f"{instance.name} hands over {run.run_id} of {execution or 'somebody else'}")
@@ -149,7 +150,7 @@ class Promises:
         """Whether the try knew that the run is there."""
         if instance.xcoms.get("run_id") == run.run_id:
             return True
-        is_known = run.told and not instance.record_was_lost(run)
+        is_known = run.is_reported and not instance.record_was_lost(run)
         return is_known and run.owner is instance.execution and run.owner.delivered is None
 
     def check_end(self, instances: list[Instance]) -> None:
@@ -160,7 +161,7 @@ class Promises:
                 if not self._is_accounted_for(instance, run):
                     self._world.broken(NOT_LOST, f"{run.run_id}, paid by {run.owner}, is not handed over: {error}")
             if instance.state == "failed" and self._should_succeed(instance):
-                self._world.broken(NOT_STUCK, f"{instance.name} fails whatever one does: {error}")
+                self._world.broken(NOT_STUCK, f"{instance.name} fails after everything a user can do: {error}")
 
     def _is_accounted_for(self, instance: Instance, run: FloraRun) -> bool:
         return (
@@ -174,17 +175,17 @@ class Promises:
                 instance.is_marked and not instance.deployment.has_store
             )  # by a person, and a clear pays for another
             or (instance.definition.varies and instance.record_was_lost(run))
-            or self._cannot_be_looked_for(instance, run)
+            or self._cannot_be_found(instance, run)
         )
 
-    def _cannot_be_looked_for(self, instance: Instance, run: FloraRun) -> bool:
-        """Whether nobody told the task of a run, and Flora no longer knows the name of its technique."""
+    def _cannot_be_found(self, instance: Instance, run: FloraRun) -> bool:
+        """Whether no answer reported the run, and Flora no longer knows the name of its technique."""
         technique = run.technique
         is_named = not technique.deleted and instance.technique_name in (
             technique.technique_id,
             technique.slugs[-1],
         )
-        return not is_named and (not run.told or instance.record_was_lost(run))
+        return not is_named and (not run.is_reported or instance.record_was_lost(run))
 
     def _should_succeed(self, instance: Instance) -> bool:
         technique = self._world.flora.techniques[instance.definition.technique]

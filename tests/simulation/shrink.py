@@ -10,7 +10,7 @@ MOST_RUNS = 800
 def shrink(choices: list[int], breaks: Callable[[list[int]], bool]) -> list[int]:
     """Return a smaller tape that still breaks the promise.
 
-    :param breaks: plays a tape and tells whether the same promise is broken.
+    :param breaks: plays a tape and returns whether the same promise is broken.
     """
     left = MOST_RUNS
 

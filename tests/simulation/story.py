@@ -11,8 +11,8 @@ _NOISE = re.compile(r"log: (run_\d+ is \w+, \d+ %|A run of .* costs .*|run_\d+ c
 _VARIES = re.compile(r"req_\d+|in \d+ s|\b\d+\b")
 
 
-def tell(story: list[tuple[float, str, str]]) -> list[str]:
-    """Return a story in lines; what repeats itself is told once."""
+def to_lines(story: list[tuple[float, str, str]]) -> list[str]:
+    """Return a story in lines; repetitions are shown once."""
     lines: list[str] = []
     last, count = "", 0
     for when, who, text in story:

@@ -47,16 +47,16 @@ class Weather:
             starts += WHILE_FLORA_WORKS
         if has(0.25):
             starts += BEFORE_FLORA
-        looks: list[str] = []
+        polls: list[str] = []
         if has(0.25):
-            looks += (*BEFORE_FLORA, "500", "cut", "200")
+            polls += (*BEFORE_FLORA, "500", "cut", "200")
         if has(0.15):
             starts.append("429")
-            looks.append("429")
+            polls.append("429")
         if has(0.15):
             starts += ("500", "503 own", "late 500")
         if has(0.15):
-            looks += REFUSALS
+            polls += REFUSALS
             starts += REFUSALS
         if has(0.15):
             starts += ("conflict",)
@@ -68,8 +68,8 @@ class Weather:
         self.no_date_header = has(0.1)
         self.crowd = self.others and has(0.15)
         self._starts = starts
-        self._looks = looks
-        self._rate = tape.pick((0.1, 0.4, 0.7)) if starts or looks else 0.0
+        self._polls = polls
+        self._rate = tape.pick((0.1, 0.4, 0.7)) if starts or polls else 0.0
 
     def trouble_of_start(self) -> str | None:
         """Return what goes wrong with a start, if anything does."""
@@ -77,11 +77,11 @@ class Weather:
             return None
         return self._tape.pick(self._starts)
 
-    def trouble_of_look(self) -> str | None:
+    def trouble_of_poll(self) -> str | None:
         """Return what goes wrong with any other request."""
-        if not self._looks or self.calm or not self._tape.chance(self._rate):
+        if not self._polls or self.calm or not self._tape.chance(self._rate):
             return None
-        return self._tape.pick(self._looks)
+        return self._tape.pick(self._polls)
 
     def start_takes(self) -> float:
         """Return how many seconds Flora works on a start."""

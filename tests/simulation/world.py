@@ -37,16 +37,16 @@ class World:
     """Everything of one history.
 
     :param replay: choices to take in place of those of the seed.
-    :param telling: whether the story is kept.
+    :param narrating: whether the story is kept.
     """
 
     active: World | None = None
 
-    def __init__(self, seed: int, replay: Sequence[int] | None = None, *, telling: bool = False) -> None:
+    def __init__(self, seed: int, replay: Sequence[int] | None = None, *, narrating: bool = False) -> None:
         self.hub = Hub()
         self.tape = Tape(seed, replay)
         self.weather = Weather(self.tape)
-        self.telling = telling
+        self.narrating = narrating
         self.story: list[tuple[float, str, str]] = []
         self.findings: list[tuple[str, str]] = []
         self.flora = Flora(self, self.tape.pick(("docs", "site")))
@@ -55,21 +55,21 @@ class World:
         self.ids = 0
         self.on_started: Callable[[FloraRun], None] = lambda run: None
 
-    def tell(self, text: str, *details: Any) -> None:
+    def narrate(self, text: str, *details: Any) -> None:
         """Add a line to the story; details may be functions, called only where somebody listens."""
-        if self.telling:
-            self.tell_of(self.hub.process.name, text, *details)
+        if self.narrating:
+            self.narrate_for(self.hub.process.name, text, *details)
 
-    def tell_of(self, who: str, text: str, *details: Any) -> None:
+    def narrate_for(self, who: str, text: str, *details: Any) -> None:
         """Add a line about somebody who is not a process of Airflow."""
-        if self.telling:
+        if self.narrating:
             values = [detail() if callable(detail) else detail for detail in details]
             self.story.append((self.hub.now, who, text.format(*values)))
 
     def broken(self, promise: str, text: str) -> None:
         """Note that a promise was broken."""
         self.findings.append((promise, text))
-        self.tell_of("BROKEN", "{}: {}", promise, text)
+        self.narrate_for("BROKEN", "{}: {}", promise, text)
 
     def started(self, run: FloraRun) -> None:
         """Take note of a run that a start became."""
@@ -87,7 +87,7 @@ class World:
             self.flora.limited_until = 0.0
             for deployment in self.deployments:
                 deployment.api_key = max(self.flora.api_keys)
-            self.tell_of("world", "nothing goes wrong from now on")
+            self.narrate_for("world", "nothing goes wrong from now on")
 
 
 class Log:
@@ -95,8 +95,8 @@ class Log:
 
     def _line(self, event: str, *args: Any, **_: Any) -> None:
         world = World.active
-        if world is not None and world.telling:
-            world.tell("log: {}", lambda: event % args if args else event)
+        if world is not None and world.narrating:
+            world.narrate("log: {}", lambda: event % args if args else event)
 
     debug = info = warning = _line
 
@@ -113,7 +113,7 @@ class LibraryLog(logging.Handler):
         world = World.active
         if world is None or not world.hub.process.alive:
             return
-        world.tell("log: {}", record.getMessage)
+        world.narrate("log: {}", record.getMessage)
         if record.levelno >= logging.ERROR:
             error = f": {record.exc_info[1]!r}" if record.exc_info else ""
             world.broken("no unexpected error", record.getMessage() + error)
@@ -318,7 +318,7 @@ def enter(world: World, seed: int) -> None:
     random.seed(seed)
     World.active = world
     clock.hub = world.hub
-    logger, level = logging.getLogger(PACKAGE), logging.INFO if world.telling else logging.ERROR
+    logger, level = logging.getLogger(PACKAGE), logging.INFO if world.narrating else logging.ERROR
     if logger.level != level:  # to set it takes a while
         logger.setLevel(level)
 
