@@ -209,7 +209,7 @@ class Gate:
         """
         self._read_at = time.monotonic()
         try:
-            settings = await asyncio.wait_for(self._read_settings(), CONNECTION_TIMEOUT)
+            settings = await _within(CONNECTION_TIMEOUT, self._read_settings())
             if self._client is not None and self._client.settings == settings:
                 return
             client = AsyncFloraClient(settings)  # reads the CA file, so it may fail too
@@ -239,3 +239,20 @@ class Gate:
                 del self._users[client]
                 if client is not self._client:
                     await client.close()
+
+
+async def _within(seconds: float, awaitable: Awaitable[AnswerT]) -> AnswerT:
+    """Return a result, or raise ``TimeoutError``.
+
+    Before Python 3.12 ``asyncio.wait_for`` can swallow a cancellation. The watcher would try to read its connection
+    forever, without a wait that needs it.
+    """
+    task = asyncio.ensure_future(awaitable)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+    finally:
+        if not task.cancel() and not task.cancelled():
+            task.exception()  # retrieved, or asyncio logs it when this was cancelled

@@ -10,6 +10,7 @@ import pytest
 from airflow_provider_flora.api import waiting
 from airflow_provider_flora.api.errors import (
     FloraAPIError,
+    FloraConnectionError,
     FloraError,
     FloraInternalError,
     FloraRunTimeoutError,
@@ -101,6 +102,28 @@ async def test_a_connection_that_is_not_there_ends_no_wait_before_its_deadline_a
         ended = await asyncio.gather(*waits.add(flora.running(3), timeout=0.5), return_exceptions=True)
     assert {type(error) for error in ended} == {FloraRunTimeoutError}
     assert all(str(away).rstrip(".") in str(error) for error in ended)
+
+
+@pytest.mark.parametrize("away", [True, False])
+async def test_a_watcher_that_is_cancelled_at_the_moment_at_which_its_connection_is_read_ends(
+    flora: Flora, away: bool
+) -> None:
+    watchers: list[asyncio.Task[None]] = []
+    async with Waits(flora) as waits:
+
+        async def read() -> ClientSettings:
+            watchers.append(waits.watcher._task)
+            watchers[-1].cancel()
+            if away:
+                raise OSError("away")
+            return flora.settings
+
+        waits.read_settings = read
+        [wait] = waits.add(flora.running(1))
+        await asyncio.wait({wait})
+        assert isinstance(wait.exception(), FloraConnectionError)
+        await asyncio.wait(watchers, timeout=5)
+    assert [watcher.cancelled() for watcher in watchers] == [True]
 
 
 async def test_a_deadline_holds_while_the_connection_is_being_read(flora: Flora, connection: Connection) -> None:
