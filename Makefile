@@ -48,15 +48,18 @@ define beside
 	$(2); second=$$?; wait $$first; first=$$?; cat $(LOG); exit $$((first + second))
 endef
 
+# Several processes, each with whole files. A test that hangs ends its process and shows where it was.
+IN_PARALLEL = --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
+
 test: $(VENV)/.ready tests/conformance/node_modules/.ready  ## Run the tests a person waits for: 6 minutes, one real kill among them
 	@echo "The unit tests run beside those of real Airflow processes; their output comes in the end"
 	$(call beside,\
-		$(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report term --ignore=tests/airflow \
+		$(BIN)/python -m pytest -n 3 $(IN_PARALLEL) --cov --cov-report term --ignore=tests/airflow \
 			--ignore=tests/compatibility --ignore=tests/faults,\
 		$(BIN)/python -m pytest tests/airflow/test_processes.py tests/faults)
 
 # The unit tests once more on Airflow 2.11. It keeps no state of tasks: what tests that state says so and is skipped.
-ON_2_11 = env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/python -m pytest --quiet -n 2 --dist loadfile \
+ON_2_11 = env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/python -m pytest --quiet -n 2 $(IN_PARALLEL) \
 	tests/unit --ignore=tests/unit/api
 
 test-airflow: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready)  ## Run the tests of real Airflow processes, and the unit tests on 2.11

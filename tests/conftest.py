@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 UNIT_TESTS = Path(__file__).parent / "unit"
+SIMULATION = Path(__file__).parent / "simulation"
 LEAVE_NOTHING_OUT = "FLORA_TESTS_LEAVE_NOTHING_OUT"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests first: beside them others can wait. The order of the rest stays."""
+    items.sort(key=lambda item: SIMULATION not in item.path.parents)
 
 
 @pytest.fixture(autouse=True)
