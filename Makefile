@@ -70,9 +70,9 @@ test-airflow: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready)  ## Run th
 simulate: $(VENV)/.ready  ## Play histories of tasks in a modelled world: SEED=1 COUNT=20000 JOBS=2
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
-# Two sets at a time: each waits for Airflow's processes much of the time.
+# One set at a time: beside each other, Airflows of two slow cores lose attempts of their tasks.
 compatibility: $(VENV)/.ready  ## Try the built wheel on each Airflow that is supported, with the packages of its day
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(SETS:%=on-%)
+	@$(MAKE) --no-print-directory --keep-going $(SETS:%=on-%)
 
 wheel: $(VENV)/.ready
 	@rm -rf build/compatibility

@@ -31,6 +31,8 @@ from urllib.parse import quote
 
 import psutil
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 T = TypeVar("T")
 
@@ -240,6 +242,15 @@ class LocalAirflow:
         self._names += _numbered("triggerer", triggerers) + _numbered("celery-worker", celery_workers)
         self._components: dict[str, Component] = {}
         self._session = requests.Session()
+        # A SQLite database that is busy makes the API server answer 500. To ask or to pause twice does no harm.
+        again = Retry(
+            total=5,
+            backoff_factor=0.5,
+            status_forcelist=[500, 503],
+            allowed_methods=["GET", "PATCH"],
+            raise_on_status=False,
+        )
+        self._session.mount("http://", HTTPAdapter(max_retries=again))
         self._session.trust_env = False
         self._old_handlers: dict[int, Any] = {}
         self.env = {
