@@ -746,6 +746,50 @@ def test_a_store_that_is_slow_each_time_does_not_make_a_start_end_sooner(
     assert ends - saved[-1] > 120 - 1  # Flora's clock is read to the second
 
 
+def store_slowly(task: Life, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Make each save of an intent count as slow; return the list to which their times are added."""
+    monkeypatch.setattr(starting, "SLOW_SAVE", 0.1)
+    assert task.store is not None
+    store_at_once, saved = task.store.set, list[float]()
+
+    def store(key: str, value: Any, **kwargs: Any) -> None:
+        if value["sent"]:
+            time.sleep(0.3)
+            saved.append(time.time())
+        store_at_once(key, value, **kwargs)
+
+    monkeypatch.setattr(task.store, "set", store)
+    return saved
+
+
+def test_a_start_whose_intent_cannot_be_stored_in_time_is_not_sent(
+    task: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = store_slowly(task, monkeypatch)
+    monkeypatch.setattr(starting, "SAVES", 1)
+    with pytest.raises(FloraNotStoredError, match="Nothing was started") as caught:
+        task.start()
+    assert caught.value.remedy.retryable
+    assert len(saved) == 1
+    assert posts_to(task.flora) == 0
+    assert task.record["sent"] == []
+
+
+def test_a_price_that_rises_while_the_intent_is_stored_prevents_the_start(
+    task: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = store_slowly(task, monkeypatch)
+
+    def may_spend() -> None:
+        if saved:
+            raise FloraPriceError(TECHNIQUE, 10.0, 0.5, "max_run_cost")
+
+    with pytest.raises(FloraPriceError):
+        task.start(may_spend=may_spend)
+    assert posts_to(task.flora) == 0
+    assert task.record["sent"] == []
+
+
 @pytest.mark.parametrize(("status", "expected"), [("cancelled", FloraUnknownStartError), ("failed", FloraAPIError)])
 def test_a_run_that_may_be_charged_is_named_where_its_start_cannot_be_sent_again(
     task: Life, monkeypatch: pytest.MonkeyPatch, status: str, expected: type[FloraError]
