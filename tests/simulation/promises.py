@@ -147,7 +147,9 @@ class Promises:
                     self._world.broken(RETRYABLE, f"the wait for {run.run_id} ended for good: {result[1]}")
 
     def _is_waited_for(self, instance: Instance, run: FloraRun) -> bool:
-        """Whether the try knew that the run is there."""
+        """Whether the try knew that the run is there, and nobody has named another one."""
+        if instance.definition.adopt_run_id not in (None, "none", run.run_id):
+            return False
         if instance.xcoms.get("run_id") == run.run_id:
             return True
         is_known = run.is_reported and not instance.record_was_lost(run)
