@@ -178,6 +178,7 @@ class Instance:
         self.max_tries = definition.retries
         self.state = "none"
         self.xcoms: dict[str, Any] = {}
+        self.run_id_pushed_at = 0.0
         self.execution = Execution(self, 1)
         self.last_error: BaseException | None = None
         self.adopted: set[str] = set()
@@ -236,6 +237,7 @@ class RuntimeTaskInstance:
         if self._process.is_zombie:
             raise StoreAwayError(f"cannot push {key}: another try has begun")
         if key == "run_id":
+            self._instance.run_id_pushed_at = self._instance.world.hub.now
             for run in self._instance.runs:
                 run.is_reported |= run.run_id == value
         if key in self._instance.xcoms:
@@ -295,6 +297,8 @@ class Store:
 
     def _wait(self) -> None:
         world = self._instance.world
+        if world.hub.process is self._process:
+            world.may_suspend()
         if world.weather.slow_store and not world.weather.calm and world.hub.process is self._process:
             seconds = world.tape.pick((0.0, 0.0, 1.0, 5.0, 40.0, 150.0))
             if seconds:

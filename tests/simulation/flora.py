@@ -467,6 +467,9 @@ class Flora:
         elif self.requests % 3:
             age = self.requests % 3 * 40
             headers.update(date=_date(int(_unix(self.hub.now - age))), age=str(age))  # a cache's
+        if self.weather.cached_dates and not self.weather.no_date_header:
+            age = (0, 55, 110)[self.requests % 3]
+            headers.update(date=_date(int(_unix(self.hub.now - age))), age=str(age))
         return headers
 
 

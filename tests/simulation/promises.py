@@ -29,7 +29,8 @@ PRICE = "max_run_cost is never exceeded"
 NO_SURPRISE = "no unexpected error"
 RETRYABLE = "what ends a wait on a paid run can be retried"
 NOT_STUCK = "a task can always be brought on"
-PROMISES = (ONE_CHARGE, OWN_RUN, NOT_LOST, ENDS, PRICE, NO_SURPRISE, RETRYABLE, NOT_STUCK)
+NO_OTHERS = "an error names no run that is known to be another's"
+PROMISES = (ONE_CHARGE, OWN_RUN, NOT_LOST, ENDS, PRICE, NO_SURPRISE, RETRYABLE, NOT_STUCK, NO_OTHERS)
 
 KEY_SURELY_KNOWN_FOR = 2 * 3600.0 - 400.0
 """Seconds; the shorter of Flora's two accounts, less what a try takes until its request."""
@@ -141,10 +142,22 @@ class Promises:
             return
         if not _expected(result[1]):
             self._world.broken(NO_SURPRISE, f"{type(result[1]).__name__}: {result[1]}")
+        self._check_candidates(instance, str(result[1]), self._world.hub.now - lasted)
         if result[2] and not type(result[1]).__name__.startswith("FloraUnknownStart"):
             for run in instance.runs:
                 if run.outcome in ("completed", "never", "paused") and self._is_waited_for(instance, run):
                     self._world.broken(RETRYABLE, f"the wait for {run.run_id} ended for good: {result[1]}")
+
+    def _check_candidates(self, instance: Instance, error: str, began: float) -> None:
+        """Check that a try that stops has not counted a run of a mapped sibling, or an earlier one of its own."""
+        _, _, named = error.partition("Possible runs: ")
+        if not named:
+            return
+        siblings = [one for one in instance.deployment.dag_run.instances if one is not instance]
+        known = {one.xcoms.get("run_id") for one in siblings if one.run_id_pushed_at < began} | instance.noted
+        for run in self._world.flora.runs:
+            if run.run_id in known and run.run_id in named:
+                self._world.broken(NO_OTHERS, f"{instance.name} takes {run.run_id} of {run.owner} into account")
 
     def _is_waited_for(self, instance: Instance, run: FloraRun) -> bool:
         """Whether the try knew that the run is there, and nobody has named another one."""

@@ -66,6 +66,8 @@ class Weather:
         self.slow_store = has(0.1)
         self.undated = has(0.1)
         self.no_date_header = has(0.1)
+        self.cached_dates = has(0.1)
+        self.suspensions = has(0.1)
         self.crowd = self.others and has(0.15)
         self._starts = starts
         self._polls = polls
