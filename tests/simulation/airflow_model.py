@@ -239,7 +239,8 @@ class RuntimeTaskInstance:
         if key == "run_id":
             self._instance.run_id_pushed_at = self._instance.world.hub.now
             for run in self._instance.runs:
-                run.is_reported |= run.run_id == value
+                if run.run_id == value:
+                    run.is_reported = run.is_pushed = True
         if key in self._instance.xcoms:
             raise RuntimeError(f"the XCom {key} is pushed twice in one try")  # some versions of Airflow refuse it
         self._instance.xcoms[key] = plain(value)
@@ -676,6 +677,10 @@ class Scheduler:
         instance.xcoms = {}
         instance.state = "running"
         instance.execution.asked.add((instance.definition.technique, instance.prompt))
+        adopted = instance.definition.adopt_run_id
+        if adopted not in (None, "none"):
+            for run in instance.runs:
+                run.is_left |= run.is_pushed and run.run_id != adopted
         began = hub.now
         start_date = instance.deployment.now()
         self._plan_interruption()

@@ -45,7 +45,7 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
     """Whether no code could have kept a second charge from being made.
 
     - The user said so: ``on_unknown_start="restart"`` accepts a second charge where the fate of a start is unknown.
-    - The user has said with ``adopt_run_id`` that the run is another task's.
+    - The user has said with ``adopt_run_id`` that the run is another task's, or has named another one in its place.
     - The user has cleared the task since, and the run has ended in a way that is not known.
     - Without a record of it (there is no state store, or what was in it is lost) all that ties a try to an earlier
       one is the idempotency key that both derive. Flora forgets it, after two hours by one account; and a try whose
@@ -55,7 +55,7 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
     instance: Instance = other.owner.instance
     if instance.definition.on_unknown_start == "restart":
         return True
-    if one.is_taken:
+    if one.is_taken or one.is_left:
         return True
     if one.outcome in ("cancelled", "expired") and instance.cleared_at > one.sent:
         return True
@@ -154,9 +154,10 @@ class Promises:
         if not named:
             return
         siblings = [one for one in instance.deployment.dag_run.instances if one is not instance]
-        known = {one.xcoms.get("run_id") for one in siblings if one.run_id_pushed_at < began} | instance.noted
+        theirs = {one.xcoms.get("run_id") for one in siblings if one.run_id_pushed_at < began}
         for run in self._world.flora.runs:
-            if run.run_id in known and run.run_id in named:
+            is_earlier = run.run_id in instance.noted and not instance.record_was_lost(run)
+            if run.run_id in named and (run.run_id in theirs or is_earlier):
                 self._world.broken(NO_OTHERS, f"{instance.name} takes {run.run_id} of {run.owner} into account")
 
     def _is_waited_for(self, instance: Instance, run: FloraRun) -> bool:
@@ -183,6 +184,7 @@ class Promises:
             run.owner is not instance.execution  # the user has asked for another since
             or run.outcome != "completed"
             or run.is_taken  # a person has given it to another task, which hands it over
+            or run.is_left
             or run.owner.delivered is not None  # a second one beside it is another promise's matter
             or instance.definition.on_unknown_start == "restart"
             or _is_named(instance, run)
