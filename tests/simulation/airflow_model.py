@@ -68,7 +68,6 @@ class Execution:
         "has_reused_a_key",
         "instance",
         "number",
-        "retries_were_edited",
         "untraced_since",
     )
 
@@ -81,8 +80,6 @@ class Execution:
         self.errors: list[BaseException] = []
         self.has_reused_a_key = False
         """Whether it has sent a start under a key of another execution, as Flora has seen."""
-        self.retries_were_edited = False
-        """Whether somebody has changed ``retries`` between two of its tries."""
         self.untraced_since: int | None = None
         """The number of tries before a clear that left no trace in any number that Airflow shows."""
 
@@ -176,6 +173,8 @@ class Instance:
         self.id = self.world.new_id("ti")
         self.try_number = 0
         self.max_tries = definition.retries
+        self.counted_retries = definition.retries
+        """The ``retries`` that ``max_tries`` was set with."""
         self.state = "none"
         self.xcoms: dict[str, Any] = {}
         self.run_id_pushed_at = 0.0
@@ -195,6 +194,11 @@ class Instance:
     def runs(self) -> list[FloraRun]:
         """The runs that it has asked for, in any execution."""
         return [run for run in self.world.flora.runs if run.owner is not None and run.owner.instance is self]
+
+    @property
+    def retries_were_lowered(self) -> bool:
+        """Whether a try of now counts as an earlier one of its execution than it is."""
+        return self.definition.retries < self.counted_retries
 
     def record_was_lost(self, run: FloraRun) -> bool:
         """Whether what was noted of a run, if anything could be, is known no longer."""
@@ -650,7 +654,6 @@ class Scheduler:
         if edit == "retries":
             retries = max(0, definition.retries + self.tape.pick((-1, 1, -2, 2)))
             instance.definition = changed(definition, retries=retries)
-            instance.execution.retries_were_edited = True
         elif edit == "take it back":
             instance.definition = changed(definition, adopt_run_id=None)
         else:
@@ -819,7 +822,8 @@ class Scheduler:
             instance.execution = Execution(instance, instance.execution.number + 1)
         before = (instance.max_tries, dag_run.clear_number)
         if not running:
-            instance.max_tries = instance.try_number + instance.definition.retries
+            instance.counted_retries = instance.definition.retries
+            instance.max_tries = instance.try_number + instance.counted_retries
         if self.tape.below(5) < 4:  # unless "reset_dag_runs" is off
             dag_run.clear_number += 1
             if all(one.state in ("success", "failed") for one in dag_run.instances):

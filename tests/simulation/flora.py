@@ -115,7 +115,8 @@ class FloraRun:
         self.is_left = False
         """Whether a user has named another run in the place of this one, which the task had."""
         self.is_taken = False
-        """Whether a user has named it as another task's."""
+        """Whether a user has named it as another task's, or another task has handed it over: that is a promise
+        of its own."""
         self.missing = False  # taken away by somebody
 
     @property

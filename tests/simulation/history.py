@@ -212,7 +212,7 @@ class _History:
     def _try_ended(self, instance: Instance, result: tuple[Any, ...], lasted: float) -> None:
         self.promises.try_ended(instance, result, lasted)
         what, after = self.store_changes
-        if instance.try_number == after and instance.deployment.number == 0:
+        if instance.try_number == after and instance.deployment.number == 0 and not self.world.weather.calm:
             self.store_changes = ("", 0)
             if what == "upgrade":
                 instance.deployment.store_from = self.hub.now

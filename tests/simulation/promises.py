@@ -50,7 +50,7 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
     - Without a record of it (there is no state store, or what was in it is lost) all that ties a try to an earlier
       one is the idempotency key that both derive. Flora forgets it, after two hours by one account; and a try whose
       inputs are others derives another. Nor can a try after ``retries`` was lowered be distinguished from one after
-      a clear.
+      a clear. (Raised ``retries`` only make a try look for more earlier ones than there were.)
     """
     instance: Instance = other.owner.instance
     if instance.definition.on_unknown_start == "restart":
@@ -61,7 +61,7 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
         return True
     if not instance.record_was_lost(one):
         return False
-    if other.owner.retries_were_edited:
+    if instance.retries_were_lowered:
         return True
     return other.sent - one.created > KEY_SURELY_KNOWN_FOR or one.inputs != other.inputs
 
@@ -105,6 +105,8 @@ class Promises:
                 world.broken(OWN_RUN, f"{run_id} is handed over with {outputs}")
             if isinstance(value, dict) and value["charged_cost"] not in (None, run.cost):
                 world.broken(OWN_RUN, f"{run_id} is handed over with the cost {value['charged_cost']}")
+        if run.owner is not None and run.owner.instance is not instance:
+            run.is_taken = True
         instance.execution.delivered = run
         instance.noted_in = store if store is not None and not store.troubles else None
 
@@ -162,7 +164,7 @@ class Promises:
 
     def _is_waited_for(self, instance: Instance, run: FloraRun) -> bool:
         """Whether the try knew that the run is there, and nobody has named another one."""
-        if instance.definition.adopt_run_id not in (None, "none", run.run_id):
+        if run.is_left or instance.definition.adopt_run_id not in (None, "none", run.run_id):
             return False
         if instance.xcoms.get("run_id") == run.run_id:
             return True
@@ -191,7 +193,7 @@ class Promises:
             or (
                 instance.is_marked and not instance.deployment.has_store
             )  # by a person, and a clear pays for another
-            or (instance.definition.varies and instance.record_was_lost(run))
+            or ((instance.definition.varies or instance.retries_were_lowered) and instance.record_was_lost(run))
             or self._cannot_be_found(instance, run)
         )
 
