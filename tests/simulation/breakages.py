@@ -80,8 +80,8 @@ BREAKAGES = (
     Breakage(
         "a request counts as ended when it begins",
         "runs.starting",
-        "sent=(*earlier, (began, began + slow + self._start_duration))",
-        "sent=(*earlier, (began, began))",
+        "sent=(*record.sent, (began, began + slow + self._start_duration))",
+        "sent=(*record.sent, (began, began))",
         (ONE_CHARGE,),
     ),
     Breakage(
@@ -94,8 +94,8 @@ BREAKAGES = (
     Breakage(
         "the intent is stored after the start",
         "runs.starting",
-        "            self._records.save(self._record)\n            saved =",
-        "            saved =",
+        "            self._records.save(self._record)\n            if",
+        "            if",
         (ONE_CHARGE,),
     ),
     Breakage(
@@ -162,6 +162,13 @@ BREAKAGES = (
         (ONE_CHARGE, OWN_RUN),
     ),
     Breakage(
+        "a start is sent although each save of its intent was slower than the one before",
+        "runs.starting",
+        '        raise FloraNotStoredError(\n            f"Nothing',
+        '        str(\n            f"Nothing',
+        (ONE_CHARGE,),
+    ),
+    Breakage(
         "one answer without a date is enough to trust the machine's clock",
         "runs.starting",
         "UNDATED_ANSWERS = 3",
@@ -220,15 +227,15 @@ BREAKAGES = (
     Breakage(
         "a start is sent although its intent was not stored, as another attempt has begun",
         "runs.starting",
-        "            self._records.save(self._record)\n            saved =",
-        "            self._save_if_possible(self._record)\n            saved =",
+        "            self._records.save(self._record)\n            if",
+        "            self._save_if_possible(self._record)\n            if",
         (ONE_CHARGE,),
     ),
     Breakage(
         "a start that is sent again is not noted",
         "runs.starting",
-        "            self._records.save(self._record)\n            saved =",
-        "            earlier or self._records.save(self._record)\n            saved =",
+        "            self._records.save(self._record)\n            if",
+        "            record.sent or self._records.save(self._record)\n            if",
         (ONE_CHARGE,),
     ),
     Breakage(
@@ -350,6 +357,13 @@ BREAKAGES = (
         "runs.starting",
         "        plan.check_before_start()\n",
         "        if not self._record.sent:\n            plan.check_before_start()\n",
+        (PRICE,),
+    ),
+    Breakage(
+        "a price is not asked for again after a slow save",
+        "runs.starting",
+        "if self._get_flora_time() - began > SLOW_SAVE:",
+        "if False:",
         (PRICE,),
     ),
     Breakage(
