@@ -64,7 +64,7 @@ from airflow_provider_flora.api.errors import (
 )
 from airflow_provider_flora.api.starts import Fate, fate_of, start_duration
 from airflow_provider_flora.api.waiting import RunWait
-from airflow_provider_flora.runs.record import Record, Records, Window, digest_of, digests_differ
+from airflow_provider_flora.runs.record import MAX_PAST, Record, Records, Window, digest_of, digests_differ
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
@@ -274,8 +274,13 @@ class Starter:
 
     def _adopted(self, run_id: str, earlier: Record | None) -> Record:
         """Return the record of a run that the user names. It keeps the starts that are still unanswered."""
-        if earlier is None or not (earlier.unanswered or (earlier.adopted and earlier.sent)):
+        if earlier is None:
             return replace(self._blank, run_id=run_id)
+        if not (earlier.unanswered or (earlier.adopted and earlier.sent)):
+            past = (*earlier.past, *([earlier.run_id] if earlier.run_id else ()))[-MAX_PAST:]
+            return replace(
+                self._blank, run_id=run_id, key=earlier.key, generation=earlier.generation, past=past
+            )
         same_inputs = not digests_differ(earlier.digest, self._blank.digest)
         return replace(
             earlier,
@@ -495,7 +500,8 @@ class Starter:
         record, found = self._record, self._find_candidates()
         candidates = [run for run in found if not (run.failed and remedy_of(run).retryable)]
         if not candidates:
-            self._record = replace(record, sent=())  # it started nothing, so its key is unused
+            # A run that failed may be its own, so its key may be used. Otherwise it started nothing.
+            self._record = record if found else replace(record, sent=())
             return self._start_new()
         oldest = self._get_flora_time() - (KEY_LIFETIME - KEY_MARGIN)
         same_inputs = self._collect_facts().same_inputs

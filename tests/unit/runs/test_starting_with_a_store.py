@@ -578,6 +578,21 @@ def test_an_adopted_run_is_the_tasks_own_from_then_on(task: Life) -> None:
     assert posts_to(task.flora) == 0
 
 
+def test_the_run_that_an_adopted_one_replaces_is_an_earlier_run_of_the_task(task: Life) -> None:
+    own = task.start().run_id
+    given = task.flora.seed_runs(status="failed")[0]
+    task.start(adopt=given)
+    assert task.record["past"] == [own]
+    task.clear()
+    run = task.start()
+    assert task.record["past"] == [own, given]
+    assert {own, run.run_id} == {started["run_id"] for started in runs_of(task.flora)}
+    assert own != run.run_id
+    task.start(adopt=given)
+    task.start()  # without a clear, under a key that was not used
+    assert posts_to(task.flora) == 3
+
+
 def test_adopting_resolves_an_unknown_start(docs_task: Life) -> None:
     with pytest.raises(Crash):
         docs_task.start(dies="after the POST")
