@@ -399,7 +399,8 @@ class Starter:
         )
         self._run = None
         self._key_is_known = False
-        presumed = self._presume(intent) if previous.presumed and previous.run_id is not None else None
+        was_sent = previous.run_id is not None or bool(previous.sent)
+        presumed = self._presume(intent) if previous.presumed and was_sent else None
         if presumed is not None:
             self._record = presumed
             return None

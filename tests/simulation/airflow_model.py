@@ -717,7 +717,7 @@ class Scheduler:
         name = f"try {instance.try_number} of {instance.name}" + (" (resumed)" if resumption else "")
         process = Process(name, instance.deployment.skew, instance.execution)
         if world.weather.crashes and not world.weather.calm and self.tape.chance(0.5):
-            process.dies_at = 1 + self.tape.below(12) + self.tape.below(12)
+            process.dies_at = 1 + self.tape.below(12) + self.tape.below(self.tape.pick((12, 12, 30)))
             process.watched = lambda what: world.narrate("the process dies at: {}", what)
         if world.weather.clock_steps and not world.weather.calm and self.tape.chance(0.5):
             step = self.tape.pick((60.0, -60.0, 200.0, -200.0))

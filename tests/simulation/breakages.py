@@ -162,13 +162,6 @@ BREAKAGES = (
         (ONE_CHARGE, OWN_RUN),
     ),
     Breakage(
-        "a start is sent although each save of its intent was slower than the one before",
-        "runs.starting",
-        '        raise FloraNotStoredError(\n            f"Nothing',
-        '        str(\n            f"Nothing',
-        (ONE_CHARGE,),
-    ),
-    Breakage(
         "one answer without a date is enough to trust the machine's clock",
         "runs.starting",
         "UNDATED_ANSWERS = 3",
@@ -258,13 +251,6 @@ BREAKAGES = (
         ".timestamp() + age + 0.5 - now",
         ".timestamp() + 0.5 - now",
         (ONE_CHARGE,),
-    ),
-    Breakage(
-        "that a record was presumed is not stored",
-        "runs.record",
-        "            **vars(self),\n",
-        '            **{**vars(self), "presumed": False},\n',
-        (ONE_CHARGE, NOT_LOST),
     ),
     # --- somebody else's run ---
     Breakage(
@@ -357,13 +343,6 @@ BREAKAGES = (
         "runs.starting",
         "        plan.check_before_start()\n",
         "        if not self._record.sent:\n            plan.check_before_start()\n",
-        (PRICE,),
-    ),
-    Breakage(
-        "a price is not asked for again after a slow save",
-        "runs.starting",
-        "if self._get_flora_time() - began > SLOW_SAVE:",
-        "if False:",
         (PRICE,),
     ),
     Breakage(

@@ -106,7 +106,7 @@ class _History:
         world, pick = self.world, self.tape.pick
         weather = world.weather
         store = pick(("store", "store", "store", "none", "upgrade", "emptied"))
-        changes_at = pick((30.0, 5.0, 200.0, math.inf)) if store in ("upgrade", "emptied") else math.inf
+        changes_at = pick((30.0, 5.0, 200.0, math.inf, math.inf)) if store in ("upgrade", "emptied") else math.inf
         store_from = {"none": math.inf, "upgrade": self.hub.now + changes_at}.get(store, 0.0)
         skew = pick((0.0, 0.0, 0.0, 0.4, -2.5, 5400.0, -5400.0))
         first = Deployment(world, 0, skew, store_from, clears_on_success=self.tape.chance(0.1))
@@ -132,7 +132,7 @@ class _History:
         if weather.technique_changes:
             self.hub.at(self.hub.now + pick((1.0, 5.0, 30.0, 100.0)), self._change_technique, definition)
         if changes_at == math.inf and store in ("upgrade", "emptied"):
-            self.store_changes = (store, pick((1, 2, 3)))
+            self.store_changes = (store, pick((1, 2, 2, 3)))
         elif store == "emptied":
             self.hub.at(self.hub.now + changes_at, self._empty, first)
 

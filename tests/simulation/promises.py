@@ -144,6 +144,10 @@ class Promises:
             return
         if not _expected(result[1]):
             self._world.broken(NO_SURPRISE, f"{type(result[1]).__name__}: {result[1]}")
+        is_of_a_key = str(getattr(result[1], "code", "")).startswith("idempotency_")
+        passes_for_another = instance.retries_were_lowered or instance.execution.has_reused_a_key
+        if is_of_a_key and not passes_for_another and instance.definition.on_unknown_start != "restart":
+            self._world.broken(NO_SURPRISE, f"a key that counts as unused was used before: {result[1]}")
         self._check_candidates(instance, str(result[1]), self._world.hub.now - lasted)
         if result[2] and not type(result[1]).__name__.startswith("FloraUnknownStart"):
             for run in instance.runs:

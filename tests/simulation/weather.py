@@ -99,7 +99,7 @@ class Weather:
         """Return how a run will end."""
         if self._bad_ends and not self.calm and self._tape.chance(0.5):
             return self._tape.pick(
-                ("retry now", "retry later", "change the input", "hidden refusal", "give up", "unknown code")
+                ("retry now", "retry later", "retry now", "change the input", "hidden refusal", "give up", "unknown code")
             )
         if self._odd_ends and not self.calm and self._tape.chance(0.7):
             return self._tape.pick(("cancelled", "expired", "never", "paused"))
