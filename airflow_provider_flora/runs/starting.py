@@ -278,9 +278,7 @@ class Starter:
             return replace(self._blank, run_id=run_id)
         if not (earlier.unanswered or (earlier.adopted and earlier.sent)):
             past = (*earlier.past, *([earlier.run_id] if earlier.run_id else ()))[-MAX_PAST:]
-            return replace(
-                self._blank, run_id=run_id, key=earlier.key, generation=earlier.generation, past=past
-            )
+            return replace(self._blank, run_id=run_id, key=earlier.key, generation=earlier.generation, past=past)
         same_inputs = not digests_differ(earlier.digest, self._blank.digest)
         return replace(
             earlier,
@@ -457,8 +455,8 @@ class Starter:
                 return
             slow = 2 * (saved - began)
         raise FloraNotStoredError(
-            f"Nothing was started now: Airflow's task state store becomes slower with each write. The last one took "
-            f"{saved - began:.0f} s."
+            "Nothing was started now: Airflow's task state store becomes slower with each write. The last one "
+            f"took {saved - began:.0f} s."
         )
 
     def _handle_failed_start(
