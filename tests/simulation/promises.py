@@ -145,6 +145,7 @@ class Promises:
         if not _expected(result[1]):
             self._world.broken(NO_SURPRISE, f"{type(result[1]).__name__}: {result[1]}")
         is_of_a_key = str(getattr(result[1], "code", "")).startswith("idempotency_")
+        # With "restart" a try may use several keys, and without a record the next one cannot know how many.
         passes_for_another = instance.retries_were_lowered or instance.execution.has_reused_a_key
         if is_of_a_key and not passes_for_another and instance.definition.on_unknown_start != "restart":
             self._world.broken(NO_SURPRISE, f"a key that counts as unused was used before: {result[1]}")
