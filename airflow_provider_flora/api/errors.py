@@ -15,7 +15,7 @@
     ├── FloraRunFailedError     the run failed
     ├── FloraRunTimeoutError    the run did not finish in time, and goes on at Flora
     ├── FloraUnknownStartError  a start was sent, and its run cannot be identified
-    ├── FloraNotStoredError     a run was started, and its id could not be stored
+    ├── FloraNotStoredError     a run or an intent to start one could not be stored
     ├── FloraWaitError          a wait ended, and its result cannot be read
     ├── FloraDownloadError      an output could not be downloaded
     ├── FloraStorageError       a storage could not be read or written
@@ -313,7 +313,7 @@ class FloraUnknownStartError(FloraError):
 
 
 class FloraNotStoredError(FloraError):
-    """A started run whose id could not be stored."""
+    """A started run whose id could not be stored, or an intent that could not be stored in time."""
 
     kind = "not_stored"
     remedy = Remedy.RETRY_NOW

@@ -64,7 +64,7 @@ from airflow_provider_flora.api.errors import (
 )
 from airflow_provider_flora.api.starts import Fate, fate_of, start_duration
 from airflow_provider_flora.api.waiting import RunWait
-from airflow_provider_flora.runs.record import Record, Records, Window, digest_of, digests_differ
+from airflow_provider_flora.runs.record import MAX_PAST, Record, Records, Window, digest_of, digests_differ
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
@@ -86,7 +86,7 @@ UNDATED_ANSWERS = 3
 """Answers without a ``Date`` after which this machine's clock counts as right."""
 SAVES, SLOW_SAVE = 3, 2.0
 """Seconds. An intent that took longer to save is saved again with its real time, this often at most. Each time it
-allows for a save that takes twice as long as the one before."""
+allows for a save that takes twice as long as the one before. If none is enough, nothing is sent."""
 RESTART = "restart"
 ABANDON = "none"
 """The ``adopt_run_id`` that abandons an earlier run."""
@@ -274,8 +274,11 @@ class Starter:
 
     def _adopted(self, run_id: str, earlier: Record | None) -> Record:
         """Return the record of a run that the user names. It keeps the starts that are still unanswered."""
-        if earlier is None or not (earlier.unanswered or (earlier.adopted and earlier.sent)):
+        if earlier is None:
             return replace(self._blank, run_id=run_id)
+        if not (earlier.unanswered or (earlier.adopted and earlier.sent)):
+            past = (*earlier.past, *([earlier.run_id] if earlier.run_id else ()))[-MAX_PAST:]
+            return replace(self._blank, run_id=run_id, key=earlier.key, generation=earlier.generation, past=past)
         same_inputs = not digests_differ(earlier.digest, self._blank.digest)
         return replace(
             earlier,
@@ -394,7 +397,8 @@ class Starter:
         )
         self._run = None
         self._key_is_known = False
-        presumed = self._presume(intent) if previous.presumed and previous.run_id is not None else None
+        was_sent = previous.run_id is not None or bool(previous.sent)
+        presumed = self._presume(intent) if previous.presumed and was_sent else None
         if presumed is not None:
             self._record = presumed
             return None
@@ -408,22 +412,12 @@ class Starter:
 
     def _send(self, record: Record) -> Run | None:
         """Send the intent once. Return the run, or ``None`` if the record holds the result."""
-        earlier, slow = record.sent, 0.0
-        for _ in range(SAVES):
-            began = self._get_flora_time()
-            self._record = replace(
-                record,
-                sent=(*earlier, (began, began + slow + self._start_duration)),
-                max_tries=self._blank.max_tries,  # a clear before this request does not concern its run
-                clear_number=self._blank.clear_number,
-            )
-            self._records.save(self._record)
-            saved = self._get_flora_time()
-            if saved - began <= max(slow, SLOW_SAVE):
-                break
-            slow = 2 * (saved - began)
-        else:  # at least this attempt knows when it was sent
-            self._record = replace(self._record, sent=(*earlier, (began, saved + self._start_duration)))
+        earlier = record.sent
+        try:
+            self._save_intent(record)
+        except FloraError:
+            self._save_if_possible(record)  # nothing was sent
+            raise
         request = operations.start_technique_run(
             self._technique_id, self._plan.prepare_inputs(), "async", self._callback_url, record.key
         )
@@ -436,6 +430,34 @@ class Starter:
         if earlier:
             return None  # Flora may have repeated its answer to the first request
         return run.model_copy(update={"charged_cost": None})  # the answer to a start contains a quote
+
+    def _save_intent(self, record: Record) -> None:
+        """Store the intent with the period of the request that follows.
+
+        :raises FloraNotStoredError: each save took longer than the period allows for.
+        :raises FloraError: a slow save outdated the price, and now it prevents the start.
+        """
+        slow = 0.0
+        for _ in range(SAVES):
+            began = self._get_flora_time()
+            self._record = replace(
+                record,
+                sent=(*record.sent, (began, began + slow + self._start_duration)),
+                max_tries=self._blank.max_tries,  # a clear before this request does not concern its run
+                clear_number=self._blank.clear_number,
+            )
+            self._records.save(self._record)
+            if self._get_flora_time() - began > SLOW_SAVE:
+                self.__dict__.pop("_plan", None)
+                self._prepare_to_send()
+            saved = self._get_flora_time()
+            if saved - began <= max(slow, SLOW_SAVE):
+                return
+            slow = 2 * (saved - began)
+        raise FloraNotStoredError(
+            "Nothing was started now: Airflow's task state store becomes slower with each write. The last one "
+            f"took {saved - began:.0f} s."
+        )
 
     def _handle_failed_start(
         self, error: FloraError, earlier: tuple[Window, ...], request: exchange.Request
@@ -477,7 +499,8 @@ class Starter:
         record, found = self._record, self._find_candidates()
         candidates = [run for run in found if not (run.failed and remedy_of(run).retryable)]
         if not candidates:
-            self._record = replace(record, sent=())  # it started nothing, so its key is unused
+            # A run that failed may be its own, so its key may be used. Otherwise it started nothing.
+            self._record = record if found else replace(record, sent=())
             return self._start_new()
         oldest = self._get_flora_time() - (KEY_LIFETIME - KEY_MARGIN)
         same_inputs = self._collect_facts().same_inputs

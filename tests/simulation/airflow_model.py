@@ -68,7 +68,6 @@ class Execution:
         "has_reused_a_key",
         "instance",
         "number",
-        "retries_were_edited",
         "untraced_since",
     )
 
@@ -81,8 +80,6 @@ class Execution:
         self.errors: list[BaseException] = []
         self.has_reused_a_key = False
         """Whether it has sent a start under a key of another execution, as Flora has seen."""
-        self.retries_were_edited = False
-        """Whether somebody has changed ``retries`` between two of its tries."""
         self.untraced_since: int | None = None
         """The number of tries before a clear that left no trace in any number that Airflow shows."""
 
@@ -176,8 +173,11 @@ class Instance:
         self.id = self.world.new_id("ti")
         self.try_number = 0
         self.max_tries = definition.retries
+        self.counted_retries = definition.retries
+        """The ``retries`` that ``max_tries`` was set with."""
         self.state = "none"
         self.xcoms: dict[str, Any] = {}
+        self.run_id_pushed_at = 0.0
         self.execution = Execution(self, 1)
         self.last_error: BaseException | None = None
         self.adopted: set[str] = set()
@@ -194,6 +194,11 @@ class Instance:
     def runs(self) -> list[FloraRun]:
         """The runs that it has asked for, in any execution."""
         return [run for run in self.world.flora.runs if run.owner is not None and run.owner.instance is self]
+
+    @property
+    def retries_were_lowered(self) -> bool:
+        """Whether a try of now counts as an earlier one of its execution than it is."""
+        return self.definition.retries < self.counted_retries
 
     def record_was_lost(self, run: FloraRun) -> bool:
         """Whether what was noted of a run, if anything could be, is known no longer."""
@@ -236,8 +241,10 @@ class RuntimeTaskInstance:
         if self._process.is_zombie:
             raise StoreAwayError(f"cannot push {key}: another try has begun")
         if key == "run_id":
+            self._instance.run_id_pushed_at = self._instance.world.hub.now
             for run in self._instance.runs:
-                run.is_reported |= run.run_id == value
+                if run.run_id == value:
+                    run.is_reported = run.is_pushed = True
         if key in self._instance.xcoms:
             raise RuntimeError(f"the XCom {key} is pushed twice in one try")  # some versions of Airflow refuse it
         self._instance.xcoms[key] = plain(value)
@@ -295,6 +302,8 @@ class Store:
 
     def _wait(self) -> None:
         world = self._instance.world
+        if world.hub.process is self._process:
+            world.may_suspend()
         if world.weather.slow_store and not world.weather.calm and world.hub.process is self._process:
             seconds = world.tape.pick((0.0, 0.0, 1.0, 5.0, 40.0, 150.0))
             if seconds:
@@ -645,7 +654,6 @@ class Scheduler:
         if edit == "retries":
             retries = max(0, definition.retries + self.tape.pick((-1, 1, -2, 2)))
             instance.definition = changed(definition, retries=retries)
-            instance.execution.retries_were_edited = True
         elif edit == "take it back":
             instance.definition = changed(definition, adopt_run_id=None)
         else:
@@ -672,6 +680,10 @@ class Scheduler:
         instance.xcoms = {}
         instance.state = "running"
         instance.execution.asked.add((instance.definition.technique, instance.prompt))
+        adopted = instance.definition.adopt_run_id
+        if adopted not in (None, "none"):
+            for run in instance.runs:
+                run.is_left |= run.is_pushed and run.run_id != adopted
         began = hub.now
         start_date = instance.deployment.now()
         self._plan_interruption()
@@ -705,7 +717,7 @@ class Scheduler:
         name = f"try {instance.try_number} of {instance.name}" + (" (resumed)" if resumption else "")
         process = Process(name, instance.deployment.skew, instance.execution)
         if world.weather.crashes and not world.weather.calm and self.tape.chance(0.5):
-            process.dies_at = 1 + self.tape.below(12) + self.tape.below(12)
+            process.dies_at = 1 + self.tape.below(12) + self.tape.below(self.tape.pick((12, 12, 30)))
             process.watched = lambda what: world.narrate("the process dies at: {}", what)
         if world.weather.clock_steps and not world.weather.calm and self.tape.chance(0.5):
             step = self.tape.pick((60.0, -60.0, 200.0, -200.0))
@@ -810,7 +822,8 @@ class Scheduler:
             instance.execution = Execution(instance, instance.execution.number + 1)
         before = (instance.max_tries, dag_run.clear_number)
         if not running:
-            instance.max_tries = instance.try_number + instance.definition.retries
+            instance.counted_retries = instance.definition.retries
+            instance.max_tries = instance.try_number + instance.counted_retries
         if self.tape.below(5) < 4:  # unless "reset_dag_runs" is off
             dag_run.clear_number += 1
             if all(one.state in ("success", "failed") for one in dag_run.instances):

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from .promises import ENDS, NO_SURPRISE, NOT_LOST, NOT_STUCK, ONE_CHARGE, OWN_RUN, PRICE, RETRYABLE
+from .promises import ENDS, NO_OTHERS, NO_SURPRISE, NOT_LOST, NOT_STUCK, ONE_CHARGE, OWN_RUN, PRICE, RETRYABLE
 
 PACKAGE = "airflow_provider_flora"
 
@@ -80,8 +80,8 @@ BREAKAGES = (
     Breakage(
         "a request counts as ended when it begins",
         "runs.starting",
-        "sent=(*earlier, (began, began + slow + self._start_duration))",
-        "sent=(*earlier, (began, began))",
+        "sent=(*record.sent, (began, began + slow + self._start_duration))",
+        "sent=(*record.sent, (began, began))",
         (ONE_CHARGE,),
     ),
     Breakage(
@@ -94,8 +94,8 @@ BREAKAGES = (
     Breakage(
         "the intent is stored after the start",
         "runs.starting",
-        "            self._records.save(self._record)\n            saved =",
-        "            saved =",
+        "            self._records.save(self._record)\n            if",
+        "            if",
         (ONE_CHARGE,),
     ),
     Breakage(
@@ -150,7 +150,7 @@ BREAKAGES = (
     Breakage(
         "an adopted run hides the starts that are unanswered",
         "runs.starting",
-        "if earlier is None or not (earlier.unanswered or (earlier.adopted and earlier.sent)):",
+        "if not (earlier.unanswered or (earlier.adopted and earlier.sent)):",
         "if True:",
         (ONE_CHARGE,),
     ),
@@ -203,7 +203,70 @@ BREAKAGES = (
         "()",
         (ONE_CHARGE,),
     ),
+    Breakage(
+        "a clock that is set is not noticed",
+        "runs.starting",
+        "        if answers.clock_was_set(self._clocks_apart):\n            self._client",
+        "        if False:\n            self._client",
+        (ONE_CHARGE, OWN_RUN),
+    ),
+    Breakage(
+        "the monotonic clock counts on while the machine is suspended",
+        "runs.starting",
+        "if self._epoch is None or answers.clock_was_set(self._clocks_apart):",
+        "if self._epoch is None:",
+        (ONE_CHARGE, OWN_RUN),
+    ),
+    Breakage(
+        "a start is sent although its intent was not stored, as another attempt has begun",
+        "runs.starting",
+        "            self._records.save(self._record)\n            if",
+        "            self._save_if_possible(self._record)\n            if",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "a start that is sent again is not noted",
+        "runs.starting",
+        "            self._records.save(self._record)\n            if",
+        "            record.sent or self._records.save(self._record)\n            if",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "an attempt with the number of a first one counts as cleared",
+        "runs.starting",
+        "        return is_first and one_was_cleared\n",
+        "        return is_first\n",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "a clear of the DAG run's other tasks counts as one of this task",
+        "runs.starting",
+        "        return is_first and one_was_cleared\n",
+        "        return one_was_cleared\n",
+        (ONE_CHARGE,),
+    ),
+    Breakage(
+        "a cached date counts as one of now",
+        "api.answers",
+        ".timestamp() + age + 0.5 - now",
+        ".timestamp() + 0.5 - now",
+        (ONE_CHARGE,),
+    ),
     # --- somebody else's run ---
+    Breakage(
+        "runs of mapped siblings are candidates",
+        "runs.starting",
+        "others = {*self._siblings(), *record.past}",
+        "others = {*record.past}",
+        (NO_OTHERS,),
+    ),
+    Breakage(
+        "earlier runs of the task are candidates",
+        "runs.starting",
+        "others = {*self._siblings(), *record.past}",
+        "others = {*self._siblings()}",
+        (NO_OTHERS,),
+    ),
     Breakage(
         "a run is searched for a key that was never sent",
         "runs.starting",

@@ -78,6 +78,8 @@ class FloraRun:
         "ends",
         "exists",
         "inputs",
+        "is_left",
+        "is_pushed",
         "is_reported",
         "is_taken",
         "key",
@@ -108,8 +110,13 @@ class FloraRun:
         """Whether the process that asked for it had a state store to note it in."""
         self.is_reported = False
         """Whether an answer has reported its id to the task that asked for it."""
+        self.is_pushed = False
+        """Whether its id was pushed to XCom, after it was stored."""
+        self.is_left = False
+        """Whether a user has named another run in the place of this one, which the task had."""
         self.is_taken = False
-        """Whether a user has named it as another task's."""
+        """Whether a user has named it as another task's, or another task has handed it over: that is a promise
+        of its own."""
         self.missing = False  # taken away by somebody
 
     @property
@@ -467,6 +474,9 @@ class Flora:
         elif self.requests % 3:
             age = self.requests % 3 * 40
             headers.update(date=_date(int(_unix(self.hub.now - age))), age=str(age))  # a cache's
+        if self.weather.cached_dates and not self.weather.no_date_header:
+            age = (0, 55, 110)[self.requests % 3]
+            headers.update(date=_date(int(_unix(self.hub.now - age))), age=str(age))
         return headers
 
 

@@ -77,6 +77,8 @@ class _History:
         self.schedulers: list[Scheduler] = []
         self.playing = 0
         self.errors: list[BaseException] = []
+        self.store_changes: tuple[str, int] = ("", 0)
+        """What happens to the store between two tries, and after how many."""
 
     def play(self) -> None:
         self._draw()
@@ -104,7 +106,8 @@ class _History:
         world, pick = self.world, self.tape.pick
         weather = world.weather
         store = pick(("store", "store", "store", "none", "upgrade", "emptied"))
-        store_from = {"none": math.inf, "upgrade": self.hub.now + pick((30.0, 5.0, 200.0))}.get(store, 0.0)
+        changes_at = pick((30.0, 5.0, 200.0, math.inf, math.inf)) if store in ("upgrade", "emptied") else math.inf
+        store_from = {"none": math.inf, "upgrade": self.hub.now + changes_at}.get(store, 0.0)
         skew = pick((0.0, 0.0, 0.0, 0.4, -2.5, 5400.0, -5400.0))
         first = Deployment(world, 0, skew, store_from, clears_on_success=self.tape.chance(0.1))
         timeout, max_retries = pick((60, 10, 5, 30)), pick((4, 1, 0, 2))
@@ -128,8 +131,10 @@ class _History:
             self.hub.at(self.hub.now + pick((1.0, 5.0, 30.0, 100.0)), self._rotate)
         if weather.technique_changes:
             self.hub.at(self.hub.now + pick((1.0, 5.0, 30.0, 100.0)), self._change_technique, definition)
-        if store == "emptied":
-            self.hub.at(self.hub.now + pick((10.0, 2.0, 60.0, 300.0)), self._empty, first)
+        if changes_at == math.inf and store in ("upgrade", "emptied"):
+            self.store_changes = (store, pick((1, 2, 2, 3)))
+        elif store == "emptied":
+            self.hub.at(self.hub.now + changes_at, self._empty, first)
 
     def _definition(self, store: str) -> Definition:
         pick, chance = self.tape.pick, self.tape.chance
@@ -206,6 +211,13 @@ class _History:
 
     def _try_ended(self, instance: Instance, result: tuple[Any, ...], lasted: float) -> None:
         self.promises.try_ended(instance, result, lasted)
+        what, after = self.store_changes
+        if instance.try_number == after and instance.deployment.number == 0 and not self.world.weather.calm:
+            self.store_changes = ("", 0)
+            if what == "upgrade":
+                instance.deployment.store_from = self.hub.now
+            else:
+                self._empty(instance.deployment)
         left = instance.max_tries + 1 - instance.try_number
         if not instance.deployment.has_store and left <= RESERVE:
             self.world.heal()

@@ -29,7 +29,8 @@ PRICE = "max_run_cost is never exceeded"
 NO_SURPRISE = "no unexpected error"
 RETRYABLE = "what ends a wait on a paid run can be retried"
 NOT_STUCK = "a task can always be brought on"
-PROMISES = (ONE_CHARGE, OWN_RUN, NOT_LOST, ENDS, PRICE, NO_SURPRISE, RETRYABLE, NOT_STUCK)
+NO_OTHERS = "an error names no run that is known to be another's"
+PROMISES = (ONE_CHARGE, OWN_RUN, NOT_LOST, ENDS, PRICE, NO_SURPRISE, RETRYABLE, NOT_STUCK, NO_OTHERS)
 
 KEY_SURELY_KNOWN_FOR = 2 * 3600.0 - 400.0
 """Seconds; the shorter of Flora's two accounts, less what a try takes until its request."""
@@ -44,23 +45,23 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
     """Whether no code could have kept a second charge from being made.
 
     - The user said so: ``on_unknown_start="restart"`` accepts a second charge where the fate of a start is unknown.
-    - The user has said with ``adopt_run_id`` that the run is another task's.
+    - The user has said with ``adopt_run_id`` that the run is another task's, or has named another one in its place.
     - The user has cleared the task since, and the run has ended in a way that is not known.
     - Without a record of it (there is no state store, or what was in it is lost) all that ties a try to an earlier
       one is the idempotency key that both derive. Flora forgets it, after two hours by one account; and a try whose
       inputs are others derives another. Nor can a try after ``retries`` was lowered be distinguished from one after
-      a clear.
+      a clear. (Raised ``retries`` only make a try look for more earlier ones than there were.)
     """
     instance: Instance = other.owner.instance
     if instance.definition.on_unknown_start == "restart":
         return True
-    if one.is_taken:
+    if one.is_taken or one.is_left:
         return True
     if one.outcome in ("cancelled", "expired") and instance.cleared_at > one.sent:
         return True
     if not instance.record_was_lost(one):
         return False
-    if other.owner.retries_were_edited:
+    if instance.retries_were_lowered:
         return True
     return other.sent - one.created > KEY_SURELY_KNOWN_FOR or one.inputs != other.inputs
 
@@ -104,6 +105,8 @@ class Promises:
                 world.broken(OWN_RUN, f"{run_id} is handed over with {outputs}")
             if isinstance(value, dict) and value["charged_cost"] not in (None, run.cost):
                 world.broken(OWN_RUN, f"{run_id} is handed over with the cost {value['charged_cost']}")
+        if run.owner is not None and run.owner.instance is not instance:
+            run.is_taken = True
         instance.execution.delivered = run
         instance.noted_in = store if store is not None and not store.troubles else None
 
@@ -141,13 +144,33 @@ class Promises:
             return
         if not _expected(result[1]):
             self._world.broken(NO_SURPRISE, f"{type(result[1]).__name__}: {result[1]}")
+        is_of_a_key = str(getattr(result[1], "code", "")).startswith("idempotency_")
+        # With "restart" a try may use several keys, and without a record the next one cannot know how many.
+        passes_for_another = instance.retries_were_lowered or instance.execution.has_reused_a_key
+        if is_of_a_key and not passes_for_another and instance.definition.on_unknown_start != "restart":
+            self._world.broken(NO_SURPRISE, f"a key that counts as unused was used before: {result[1]}")
+        self._check_candidates(instance, str(result[1]), self._world.hub.now - lasted)
         if result[2] and not type(result[1]).__name__.startswith("FloraUnknownStart"):
             for run in instance.runs:
                 if run.outcome in ("completed", "never", "paused") and self._is_waited_for(instance, run):
                     self._world.broken(RETRYABLE, f"the wait for {run.run_id} ended for good: {result[1]}")
 
+    def _check_candidates(self, instance: Instance, error: str, began: float) -> None:
+        """Check that a try that stops has not counted a run of a mapped sibling, or an earlier one of its own."""
+        _, _, named = error.partition("Possible runs: ")
+        if not named:
+            return
+        siblings = [one for one in instance.deployment.dag_run.instances if one is not instance]
+        theirs = {one.xcoms.get("run_id") for one in siblings if one.run_id_pushed_at < began}
+        for run in self._world.flora.runs:
+            is_earlier = run.run_id in instance.noted and not instance.record_was_lost(run)
+            if run.run_id in named and (run.run_id in theirs or is_earlier):
+                self._world.broken(NO_OTHERS, f"{instance.name} takes {run.run_id} of {run.owner} into account")
+
     def _is_waited_for(self, instance: Instance, run: FloraRun) -> bool:
-        """Whether the try knew that the run is there."""
+        """Whether the try knew that the run is there, and nobody has named another one."""
+        if run.is_left or instance.definition.adopt_run_id not in (None, "none", run.run_id):
+            return False
         if instance.xcoms.get("run_id") == run.run_id:
             return True
         is_known = run.is_reported and not instance.record_was_lost(run)
@@ -168,13 +191,14 @@ class Promises:
             run.owner is not instance.execution  # the user has asked for another since
             or run.outcome != "completed"
             or run.is_taken  # a person has given it to another task, which hands it over
+            or run.is_left
             or run.owner.delivered is not None  # a second one beside it is another promise's matter
             or instance.definition.on_unknown_start == "restart"
             or _is_named(instance, run)
             or (
                 instance.is_marked and not instance.deployment.has_store
             )  # by a person, and a clear pays for another
-            or (instance.definition.varies and instance.record_was_lost(run))
+            or ((instance.definition.varies or instance.retries_were_lowered) and instance.record_was_lost(run))
             or self._cannot_be_found(instance, run)
         )
 

@@ -57,6 +57,7 @@ class Process:
         "keeps_records",
         "name",
         "skew",
+        "suspended",
         "task",
         "watched",
     )
@@ -72,6 +73,8 @@ class Process:
         self.fiber: Fiber | None = None
         self.watched: Callable[[str], None] | None = None
         self.keeps_records = False
+        self.suspended = 0.0
+        """Seconds for which its machine was suspended: its monotonic clock has not counted them."""
         self.is_zombie = False
         """Whether Airflow takes it for dead, and takes nothing from it any more."""
 
@@ -169,6 +172,12 @@ class Hub:
         if alarm is not None and process.alarm is alarm and alarm[0] <= self.now:
             process.alarm = None
             raise alarm[1]
+
+    def suspend(self, seconds: float) -> None:
+        """Suspend the machine of the process that runs."""
+        process = self.process
+        self.sleep(seconds)
+        process.suspended += seconds
 
     def wait(self) -> Any:
         """Let a synchronous process wait until it is woken."""
@@ -298,7 +307,7 @@ class Clock:
 
     def monotonic(self) -> float:
         hub = self.hub
-        return real_monotonic() if hub is None else hub.now
+        return real_monotonic() if hub is None else hub.now - hub.process.suspended
 
     def sleep(self, seconds: float) -> None:
         hub = self.hub

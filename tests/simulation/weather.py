@@ -11,6 +11,10 @@ from .tape import Tape
 
 BEFORE_FLORA = ("reset", "unreachable", "502", "503", "504", "408", "timeout")
 WHILE_FLORA_WORKS = ("late reset", "late 502", "late 504", "late 408", "late html", "late cut", "late timeout")
+BAD_ENDS = (
+    *("retry now", "retry later", "retry now"),
+    *("change the input", "hidden refusal", "give up", "unknown code"),
+)
 REFUSALS = ("own 401", "own 403", "own 404", "401", "403", "404", "402")
 
 
@@ -66,6 +70,8 @@ class Weather:
         self.slow_store = has(0.1)
         self.undated = has(0.1)
         self.no_date_header = has(0.1)
+        self.cached_dates = has(0.1)
+        self.suspensions = has(0.1)
         self.crowd = self.others and has(0.15)
         self._starts = starts
         self._polls = polls
@@ -96,9 +102,7 @@ class Weather:
     def ending(self) -> str:
         """Return how a run will end."""
         if self._bad_ends and not self.calm and self._tape.chance(0.5):
-            return self._tape.pick(
-                ("retry now", "retry later", "change the input", "hidden refusal", "give up", "unknown code")
-            )
+            return self._tape.pick(BAD_ENDS)
         if self._odd_ends and not self.calm and self._tape.chance(0.7):
             return self._tape.pick(("cancelled", "expired", "never", "paused"))
         return "completed"

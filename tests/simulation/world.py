@@ -75,6 +75,14 @@ class World:
         """Take note of a run that a start became."""
         self.on_started(run)
 
+    def may_suspend(self) -> None:
+        """Suspend, at times, the machine of the process that runs and waits for something."""
+        weather, tape = self.weather, self.tape
+        if weather.suspensions and not weather.calm and tape.chance(0.1):
+            seconds = tape.pick((200.0, 60.0))
+            self.narrate("its machine is suspended for {:g} s", seconds)
+            self.hub.suspend(seconds)
+
     def new_id(self, prefix: str) -> str:
         """Return an id that nothing else in this history has."""
         self.ids += 1
@@ -153,6 +161,8 @@ def _exchange(client: Any, request: Any) -> Any:
     seconds, outcome = _deliver(client, request)
     process.effect("sent")
     hub.sleep(seconds)
+    assert World.active is not None
+    World.active.may_suspend()
     process.effect("answer")
     return _response(client, request, outcome())
 

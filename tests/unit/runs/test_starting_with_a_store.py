@@ -578,6 +578,21 @@ def test_an_adopted_run_is_the_tasks_own_from_then_on(task: Life) -> None:
     assert posts_to(task.flora) == 0
 
 
+def test_the_run_that_an_adopted_one_replaces_is_an_earlier_run_of_the_task(task: Life) -> None:
+    own = task.start().run_id
+    given = task.flora.seed_runs(status="failed")[0]
+    task.start(adopt=given)
+    assert task.record["past"] == [own]
+    task.clear()
+    run = task.start()
+    assert task.record["past"] == [own, given]
+    assert {own, run.run_id} == {started["run_id"] for started in runs_of(task.flora)}
+    assert own != run.run_id
+    task.start(adopt=given)
+    task.start()  # without a clear, under a key that was not used
+    assert posts_to(task.flora) == 3
+
+
 def test_adopting_resolves_an_unknown_start(docs_task: Life) -> None:
     with pytest.raises(Crash):
         docs_task.start(dies="after the POST")
@@ -744,6 +759,50 @@ def test_a_store_that_is_slow_each_time_does_not_make_a_start_end_sooner(
     assert len(saved) == 2
     [[_, ends]] = task.record["sent"]
     assert ends - saved[-1] > 120 - 1  # Flora's clock is read to the second
+
+
+def store_slowly(task: Life, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Make each save of an intent count as slow; return the list to which their times are added."""
+    monkeypatch.setattr(starting, "SLOW_SAVE", 0.1)
+    assert task.store is not None
+    store_at_once, saved = task.store.set, list[float]()
+
+    def store(key: str, value: Any, **kwargs: Any) -> None:
+        if value["sent"]:
+            time.sleep(0.3)
+            saved.append(time.time())
+        store_at_once(key, value, **kwargs)
+
+    monkeypatch.setattr(task.store, "set", store)
+    return saved
+
+
+def test_a_start_whose_intent_cannot_be_stored_in_time_is_not_sent(
+    task: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = store_slowly(task, monkeypatch)
+    monkeypatch.setattr(starting, "SAVES", 1)
+    with pytest.raises(FloraNotStoredError, match="Nothing was started") as caught:
+        task.start()
+    assert caught.value.remedy.retryable
+    assert len(saved) == 1
+    assert posts_to(task.flora) == 0
+    assert task.record["sent"] == []
+
+
+def test_a_price_that_rises_while_the_intent_is_stored_prevents_the_start(
+    task: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = store_slowly(task, monkeypatch)
+
+    def may_spend() -> None:
+        if saved:
+            raise FloraPriceError(TECHNIQUE, 10.0, 0.5, "max_run_cost")
+
+    with pytest.raises(FloraPriceError):
+        task.start(may_spend=may_spend)
+    assert posts_to(task.flora) == 0
+    assert task.record["sent"] == []
 
 
 @pytest.mark.parametrize(("status", "expected"), [("cancelled", FloraUnknownStartError), ("failed", FloraAPIError)])

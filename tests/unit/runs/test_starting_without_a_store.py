@@ -49,6 +49,16 @@ def test_a_failed_run_is_replaced_under_the_next_key(task: Life) -> None:
     assert run.run_id == runs_of(task.flora)[1]["run_id"]
 
 
+def test_a_failed_run_is_replaced_under_the_next_key_when_its_own_may_be_forgotten(
+    task: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "KEY_LIFETIME", 0.0)  # Flora knows it longer
+    task.flora.order_fault(kind="fail_run", times=2, **TEMPORARY)
+    for _ in range(3):
+        task.start()
+    assert [started["status"] for started in runs_of(task.flora)] == ["failed", "failed", "completed"]
+
+
 def test_the_replacement_of_a_failed_run_is_resumed_or_the_task_stops_but_nothing_is_paid_twice(
     task: Life, account: str
 ) -> None:
