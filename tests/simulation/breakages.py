@@ -166,7 +166,7 @@ BREAKAGES = (
         "runs.starting",
         "UNDATED_ANSWERS = 3",
         "UNDATED_ANSWERS = 1",
-        (ONE_CHARGE,),
+        (ONE_CHARGE, NOT_LOST),
     ),
     Breakage(
         "a run without a date is no candidate",

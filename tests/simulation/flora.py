@@ -469,10 +469,12 @@ class Flora:
 
     def _headers(self, content_type: str) -> dict[str, str]:
         headers = {"content-type": content_type, "request-id": f"req_{self.requests}"}
+        process = self.hub.process
+        process.answers += 1
         if not self.weather.no_date_header:
             headers["date"] = _date(int(_unix(self.hub.now)))
-        elif self.requests % 3:
-            age = self.requests % 3 * 40
+        elif process.answers % 4 not in (1, 2):  # a new process gets two answers without a date
+            age = 40 + process.answers % 4 * 10
             headers.update(date=_date(int(_unix(self.hub.now - age))), age=str(age))  # a cache's
         if self.weather.cached_dates and not self.weather.no_date_header:
             age = (0, 55, 110)[self.requests % 3]

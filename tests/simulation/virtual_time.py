@@ -50,6 +50,7 @@ class Process:
     __slots__ = (
         "alarm",
         "alive",
+        "answers",
         "dies_at",
         "effects",
         "fiber",
@@ -68,6 +69,7 @@ class Process:
         self.task = task
         self.alive = True
         self.effects = 0
+        self.answers = 0
         self.dies_at = 0
         self.alarm: tuple[float, type[BaseException]] | None = None
         self.fiber: Fiber | None = None
