@@ -718,7 +718,8 @@ class Starter:
             unread.remedy = Remedy.RETRY_LATER
             return unread
         if not candidates:
-            self._save_if_possible(replace(self._record, sent=()))  # it started nothing
+            if not found:  # it started nothing; a run that failed may have used its key
+                self._save_if_possible(replace(self._record, sent=()))
             return error
         return self._unknown_start_error(f"The start cannot be sent again: {error}", candidates)
 
