@@ -816,3 +816,4 @@ def test_a_run_that_may_be_charged_is_named_where_its_start_cannot_be_sent_again
     task.flora.order_fault(kind="status", status=402, operation="startTechniqueRun")
     with pytest.raises(expected, match="402"):
         task.start()
+    assert task.record["sent"]  # a failed run may have used its key, too
