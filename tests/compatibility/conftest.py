@@ -31,9 +31,9 @@ def emulator(version: str) -> Iterator[Emulator]:
 
 @pytest.fixture(scope="session")
 def ran(version: str, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> AllRan:
-    """Run everything; once more if Airflow itself has lost a try, which it does now and then."""
+    """Run everything; again, twice at most, if Airflow itself has lost an attempt, which it does now and then."""
     run_all = run_all_on_2 if version.startswith("2.") else run_all_on_3
-    for _ in range(2):
+    for _ in range(3):
         runs, tries_lost = run_all(emulator, PYTHON, tmp_path_factory.mktemp(f"airflow-{version}-"))
         if not tries_lost:
             break
