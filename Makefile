@@ -51,7 +51,7 @@ endef
 # Several processes, each with whole files. A test that hangs ends its process and shows where it was.
 IN_PARALLEL = --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
-test: $(VENV)/.ready tests/conformance/node_modules/.ready  ## Run the tests a person waits for: 6 minutes, one real kill among them
+test: $(VENV)/.ready tests/conformance/node_modules/.ready  ## Run the tests a person waits for, one real kill among them
 	@echo "The unit tests run beside those of real Airflow processes; their output comes in the end"
 	$(call beside,\
 		$(BIN)/python -m pytest -n 3 $(IN_PARALLEL) --cov --cov-report term --ignore=tests/airflow \
