@@ -49,7 +49,7 @@ define beside
 endef
 
 # Several processes, each with whole files. A test that hangs ends its process and shows where it was.
-IN_PARALLEL = --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
+IN_PARALLEL = --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
 
 test: $(VENV)/.ready tests/conformance/node_modules/.ready  ## Run the tests a person waits for, one real kill among them
 	@echo "The unit tests run beside those of real Airflow processes; their output comes in the end"
