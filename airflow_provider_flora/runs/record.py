@@ -70,6 +70,16 @@ class Record:
     adopted: bool = False
 
     @property
+    def was_sent(self) -> bool:
+        """Whether a start was sent, or may have been."""
+        return self.run_id is not None or bool(self.sent)
+
+    @property
+    def known_runs(self) -> tuple[str, ...]:
+        """The task's run and earlier ones, the last :data:`MAX_PAST` of them."""
+        return (*self.past, *([self.run_id] if self.run_id else ()))[-MAX_PAST:]
+
+    @property
     def unanswered(self) -> bool:
         """Whether a start was sent, or may have been, and its result is not known."""
         return self.run_id is None and bool(self.sent)
@@ -145,7 +155,7 @@ class Records:
             elif record is None:
                 may_be_paid = self.attempt.try_number > 1
             else:
-                may_be_paid = not record.delivered and (record.unanswered or record.run_id is not None)
+                may_be_paid = not record.delivered and record.was_sent
                 error.run_id = record.run_id
             if may_be_paid:
                 error.remedy = Remedy.RETRY_LATER
@@ -168,12 +178,11 @@ class Records:
         """
         generation = 0
         if previous is not None and previous.key:
-            was_used = previous.run_id is not None or bool(previous.sent)
-            generation = previous.generation + was_used
+            generation = previous.generation + previous.was_sent
         name = json.dumps([*self.attempt.identity, blank.max_tries, blank.digest, generation])
         key = f"airflow-{hashlib.sha256(name.encode()).hexdigest()[:40]}"
-        past = () if previous is None else (*previous.past, *([previous.run_id] if previous.run_id else ()))
-        return replace(blank, key=key, generation=generation, past=past[-MAX_PAST:])
+        past = () if previous is None else previous.known_runs
+        return replace(blank, key=key, generation=generation, past=past)
 
     def presume(self, record: Record, skew: float, start_duration: float) -> Record | None:
         """Return the record that earlier attempts may have made of an intent, or ``None`` if there were none.

@@ -64,7 +64,7 @@ from airflow_provider_flora.api.errors import (
 )
 from airflow_provider_flora.api.starts import Fate, fate_of, start_duration
 from airflow_provider_flora.api.waiting import RunWait
-from airflow_provider_flora.runs.record import MAX_PAST, Record, Records, Window, digest_of, digests_differ
+from airflow_provider_flora.runs.record import Record, Records, Window, digest_of, digests_differ
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
@@ -137,7 +137,7 @@ def decide(record: Record, run: Run | Gone | None, facts: Facts) -> State:
 
     :param run: the record's run as Flora shows it; ``None`` before the first poll.
     """
-    if facts.abandoned and facts.cleared and (record.run_id or record.sent):
+    if facts.abandoned and facts.cleared and record.was_sent:
         return State.ABANDONED
     if record.run_id is None:
         return _decide_without_run(record, facts) if record.sent else State.NEW
@@ -277,8 +277,8 @@ class Starter:
         if earlier is None:
             return replace(self._blank, run_id=run_id)
         if not (earlier.unanswered or (earlier.adopted and earlier.sent)):
-            past = (*earlier.past, *([earlier.run_id] if earlier.run_id else ()))[-MAX_PAST:]
-            return replace(self._blank, run_id=run_id, key=earlier.key, generation=earlier.generation, past=past)
+            key, generation, past = earlier.key, earlier.generation, earlier.known_runs
+            return replace(self._blank, run_id=run_id, key=key, generation=generation, past=past)
         same_inputs = not digests_differ(earlier.digest, self._blank.digest)
         return replace(
             earlier,
@@ -397,8 +397,7 @@ class Starter:
         )
         self._run = None
         self._key_is_known = False
-        was_sent = previous.run_id is not None or bool(previous.sent)
-        presumed = self._presume(intent) if previous.presumed and was_sent else None
+        presumed = self._presume(intent) if previous.presumed and previous.was_sent else None
         if presumed is not None:
             self._record = presumed
             return None
