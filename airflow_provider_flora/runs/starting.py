@@ -281,15 +281,13 @@ class Starter:
             return replace(self._blank, run_id=run_id, key=key, generation=generation, past=past)
         same_inputs = not digests_differ(earlier.digest, self._blank.digest)
         return replace(
-            earlier,
+            self._after_clears(earlier),
             run_id=run_id,
             adopted=True,
             delivered=False,
             digest=self._blank.digest,
             technique_id=self._technique_id,
             resendable=earlier.resendable and same_inputs,
-            max_tries=self._blank.max_tries,
-            clear_number=self._blank.clear_number,
         )
 
     def _load_record(self) -> Record:
@@ -334,6 +332,10 @@ class Starter:
         if record.delivered:
             return is_first or one_was_cleared
         return is_first and one_was_cleared
+
+    def _after_clears(self, record: Record) -> Record:
+        """Return a record for which all clears until now are handled: the next attempt is a retry."""
+        return replace(record, max_tries=self._blank.max_tries, clear_number=self._blank.clear_number)
 
     def _has_same_files(self, cleared: bool) -> bool:
         """Whether the files among the inputs are unchanged since the record was written."""
@@ -440,14 +442,11 @@ class Starter:
         for _ in range(SAVES):
             began = self._get_flora_time()
             self._record = replace(
-                record,
-                sent=(*record.sent, (began, began + slow + self._start_duration)),
-                max_tries=self._blank.max_tries,  # a clear before this request does not concern its run
-                clear_number=self._blank.clear_number,
+                self._after_clears(record), sent=(*record.sent, (began, began + slow + self._start_duration))
             )
             self._records.save(self._record)
             if self._get_flora_time() - began > SLOW_SAVE:
-                self.__dict__.pop("_plan", None)
+                self._drop_plan()
                 self._prepare_to_send()
             saved = self._get_flora_time()
             if saved - began <= max(slow, SLOW_SAVE):
@@ -577,9 +576,8 @@ class Starter:
         assert run is not None and not isinstance(run, Gone)  # noqa: S101, PT018  # decided so
         if self._was_started_before:
             self._log.info("Adopted %s of an earlier attempt (%s)", run.run_id, run.status)
-        if self._is_cleared():  # the clear is handled now: the next attempt is a retry
-            blank = self._blank
-            self._records.save(replace(self._record, max_tries=blank.max_tries, clear_number=blank.clear_number))
+        if self._is_cleared():
+            self._records.save(self._after_clears(self._record))
         return run
 
     def _raise_failure(self) -> Run:
@@ -640,8 +638,11 @@ class Starter:
         return plan
 
     def _pause(self, seconds: float) -> None:
-        """Sleep. Drop the plan, whose technique and price are outdated afterwards."""
         time.sleep(seconds)
+        self._drop_plan()
+
+    def _drop_plan(self) -> None:
+        """Forget the plan after a pause, which outdates its technique and price."""
         self.__dict__.pop("_plan", None)
 
     def _save_if_possible(self, record: Record) -> None:
