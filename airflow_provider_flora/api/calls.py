@@ -91,6 +91,7 @@ def wait_for_technique_run(
     listener: WaitListener | None,
 ) -> Call[Run]:
     """Poll a run until it has completed or failed."""
+    request = operations.get_technique_run(technique_id, run_id)
     wait = RunWait(
         technique_id,
         run_id,
@@ -100,29 +101,35 @@ def wait_for_technique_run(
         clock=time.monotonic,
         listener=listener,
     )
-    return (yield from poll_technique_run(wait))
+    while True:
+        pause = wait.after((yield from _poll_once(request)))
+        if pause is None:
+            return wait.run
+        yield Pause(pause)
 
 
-def poll_technique_run(wait: RunWait, while_hidden: Callable[[FloraError], None] | None = None) -> Call[Run]:
-    """Poll a run until its wait is over.
+def poll_until_answered(wait: RunWait, on_error: Callable[[FloraError], None]) -> Call[Run]:
+    """Poll a run until Flora answers with it, in any state.
 
-    :param while_hidden: receives each error that is polled after. If given, any answer ends the wait.
+    :param wait: decides after each error whether to poll again.
+    :param on_error: receives each error after which the run is polled again.
     """
     request = operations.get_technique_run(wait.technique_id, wait.run_id)
     while True:
-        outcome: Run | FloraError
-        try:
-            outcome = yield Ask(request, answers.read_run, once=True)
-        except Exception as error:
-            outcome = as_flora_error(error)
-        if while_hidden is not None and not isinstance(outcome, FloraError):
+        outcome = yield from _poll_once(request)
+        if not isinstance(outcome, FloraError):
             return outcome
         pause = wait.after(outcome)
-        if pause is None:
-            return wait.run
-        if while_hidden is not None and isinstance(outcome, FloraError):
-            while_hidden(outcome)
-        yield Pause(pause)
+        on_error(outcome)
+        yield Pause(pause or 0.0)
+
+
+def _poll_once(request: Request) -> Call[Run | FloraError]:
+    try:
+        run: Run = yield Ask(request, answers.read_run, once=True)
+    except Exception as error:
+        return as_flora_error(error)
+    return run
 
 
 def wait_for_asset(asset_id: str, poll_interval: float, timeout: float) -> Call[FloraAsset | None]:

@@ -553,7 +553,7 @@ class Starter:
                 self._log.warning("%s of an earlier attempt cannot be read now, polling again: %s", run_id, error)
 
         try:
-            self._run = self._client.drive(calls.poll_technique_run(wait, log_first))
+            self._run = self._client.drive(calls.poll_until_answered(wait, log_first))
         except FloraAPIError as error:
             if error.status != 404:
                 raise
