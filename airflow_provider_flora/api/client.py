@@ -232,14 +232,15 @@ class FloraClient:
         """Send a request once and read its answer, for callers with their own retry rules."""
         response = self._exchange(request)
         skew = answers.clock_skew(response, time.time())
+        if skew is None:
+            skew = self.clock_skew
         try:
             answer = read(response)
         except FloraError as error:
-            if error.code is None:
-                raise  # perhaps the answer of a proxy, whose clock is not Flora's
-            self.clock_skew = self.clock_skew if skew is None else skew
+            if error.code is not None:  # otherwise perhaps the answer of a proxy, whose clock is not Flora's
+                self.clock_skew = skew
             raise
-        self.clock_skew = self.clock_skew if skew is None else skew
+        self.clock_skew = skew
         return answer
 
     def _exchange(self, request: Request) -> Response:
