@@ -82,6 +82,9 @@ HISTORY_LAG = 30.0
 POLL_INTERVAL, POLL_FOR = 5.0, 600.0
 """Seconds between two polls of an earlier attempt's run while it cannot be read, and for all these polls."""
 MAX_CANDIDATES = 20
+"""Runs that an error names."""
+PLAN_LIFETIME = 30.0
+"""Seconds after which the technique and its price are read again before a start is sent."""
 UNDATED_ANSWERS = 3
 """Answers without a ``Date`` after which this machine's clock counts as right."""
 SAVES, SLOW_SAVE = 3, 2.0
@@ -236,6 +239,7 @@ class Starter:
         self._attempts_left = client.settings.max_retries + 1
         self._record = self._blank
         self._was_started_before = False
+        self._had_lost_runs = False
         self._epoch: float | None = None
         self._clocks_apart = answers.clocks_apart()
 
@@ -358,7 +362,13 @@ class Starter:
 
     @cached_property
     def _plan(self) -> PlannedRun:
+        self._planned_at, self._planned_apart = time.monotonic(), answers.clocks_apart()
         return self._make_plan()
+
+    def _is_plan_outdated(self) -> bool:
+        """Whether a pause, an upload, a slow save or a suspended machine has made the plan too old."""
+        age = time.monotonic() - self._planned_at
+        return age > PLAN_LIFETIME or answers.clock_was_set(self._planned_apart)
 
     @property
     def _start_duration(self) -> float:
@@ -399,7 +409,8 @@ class Starter:
         )
         self._run = None
         self._key_is_known = False
-        presumed = self._presume(intent) if previous.presumed and previous.was_sent else None
+        self._had_lost_runs = previous.presumed and previous.was_sent
+        presumed = self._presume(intent) if self._had_lost_runs else None
         if presumed is not None:
             self._record = presumed
             return None
@@ -436,7 +447,7 @@ class Starter:
         """Store the intent with the period of the request that follows.
 
         :raises FloraNotStoredError: each save took longer than the period allows for.
-        :raises FloraError: a slow save outdated the price, and now it prevents the start.
+        :raises FloraError: the price was read again, and now it prevents the start.
         """
         slow = 0.0
         for _ in range(SAVES):
@@ -445,8 +456,7 @@ class Starter:
                 self._after_clears(record), sent=(*record.sent, (began, began + slow + self._start_duration))
             )
             self._records.save(self._record)
-            if self._get_flora_time() - began > SLOW_SAVE:
-                self._drop_plan()
+            if self._is_plan_outdated():
                 self._prepare_to_send()
             saved = self._get_flora_time()
             if saved - began <= max(slow, SLOW_SAVE):
@@ -464,6 +474,10 @@ class Starter:
         if fate is Fate.KEY_WAS_USED and earlier:
             self._save_if_possible(replace(self._record, sent=earlier))
             return self._find_run_of_used_key()
+        if fate is Fate.KEY_WAS_USED and self._had_lost_runs:
+            # The lost record had more keys than attempts show. The history has shown that all its runs failed.
+            self._save_if_possible(replace(self._record, sent=(), generation=self._record.generation + 1))
+            return self._start_new()
         if fate is not Fate.UNKNOWN:
             last = (self._record.sent[-1][0], self._get_flora_time())
             self._save_if_possible(replace(self._record, sent=(*earlier, last) if fate is Fate.FAILED else earlier))
@@ -478,7 +492,7 @@ class Starter:
             return None
         pause = retries.pause_before_retry(error, attempt, request, self._client.settings)
         self._log.warning("The start is sent again in %.0f s: %s", pause, error)
-        self._pause(pause)
+        time.sleep(pause)
         if not self._record.sent:  # it started nothing, so there is nothing to decide; but the price may have risen
             self._prepare_to_send()
             return self._send(self._record)
@@ -491,7 +505,7 @@ class Starter:
             "process the same start twice",
             pause,
         )
-        self._pause(max(0.0, pause))
+        time.sleep(max(0.0, pause))
 
     def _start_unless_in_history(self) -> Run | None:
         record, found = self._record, self._find_candidates()
@@ -632,18 +646,12 @@ class Starter:
     def _prepare_to_send(self) -> PlannedRun:
         """Return the plan after everything that may fail or take long: checks and uploads."""
         self._files  # noqa: B018  # read first, since earlier uploads are found by their content
+        if "_plan" in self.__dict__ and self._is_plan_outdated():
+            del self._plan
         plan = self._plan
         plan.check_before_start()
         plan.prepare_inputs()
         return plan
-
-    def _pause(self, seconds: float) -> None:
-        time.sleep(seconds)
-        self._drop_plan()
-
-    def _drop_plan(self) -> None:
-        """Forget the plan after a pause, which outdates its technique and price."""
-        self.__dict__.pop("_plan", None)
 
     def _save_if_possible(self, record: Record) -> None:
         """Store the result of an ended start request. If that fails, the next attempt only has to wait longer."""
@@ -677,13 +685,14 @@ class Starter:
     def _find_candidates(self, *, of_any_technique: bool = False) -> list[Run]:
         """Return the runs that unanswered start requests may have started, from the history.
 
-        Wait first until the history is certain to show them. Runs of other tasks are left out.
+        Wait first until the history is certain to show them. Runs of other tasks are left out. Stop at
+        the page with which more than :data:`MAX_CANDIDATES` have not failed.
         """
         record = self._record
         pause = record.latest_end + HISTORY_LAG - self._get_flora_time()
         if pause > 0:
             self._log.info("Waiting %.0f s for the run history to show runs that were started", pause)
-            self._pause(pause)
+            time.sleep(pause)
         oldest = min(start for start, _ in record.sent) - CLOCK_MARGIN
         others = {*self._siblings(), *record.past}
         candidates: dict[str, Run] = {}
@@ -692,9 +701,9 @@ class Starter:
             for run in page:
                 created = oldest if run.created_at is None else run.created_at / 1000
                 in_time = any(start - CLOCK_MARGIN <= created <= end + CLOCK_MARGIN for start, end in record.sent)
-                if in_time and run.run_id not in others and len(candidates) < MAX_CANDIDATES:
+                if in_time and run.run_id not in others:
                     candidates[run.run_id] = run
-            if len(candidates) >= MAX_CANDIDATES or _reaches_back(page, oldest):
+            if _reaches_back(page, oldest) or sum(not run.failed for run in candidates.values()) > MAX_CANDIDATES:
                 break
         return [*candidates.values()]
 
@@ -724,7 +733,8 @@ class Starter:
         return self._unknown_start_error(f"The start cannot be sent again: {error}", candidates)
 
     def _unknown_start_error(self, problem: str, candidates: Sequence[Run]) -> FloraUnknownStartError:
-        named = ", ".join(f"{run.run_id} ({run.status}, {_format_time(run.created_at)})" for run in candidates)
+        parts = [f"{run.run_id} ({run.status}, {_format_time(run.created_at)})" for run in candidates]
+        named = ", ".join(parts[:MAX_CANDIDATES]) + (" and more" if len(parts) > MAX_CANDIDATES else "")
         return FloraUnknownStartError(
             f"An earlier attempt of this task sent a start to Flora, and the answer was lost. {problem} Nothing "
             f"was started now. Possible runs: {named or 'none in the history yet'}. If one of them is this "

@@ -192,6 +192,7 @@ class Promises:
             or run.outcome != "completed"
             or run.is_taken  # a person has given it to another task, which hands it over
             or run.is_left
+            or instance.definition.adopt_run_id not in (None, "none", run.run_id)  # a person wants another's result
             or run.owner.delivered is not None  # a second one beside it is another promise's matter
             or instance.definition.on_unknown_start == "restart"
             or _is_named(instance, run)
