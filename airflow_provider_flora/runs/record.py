@@ -184,24 +184,26 @@ class Records:
         past = () if previous is None else previous.known_runs
         return replace(blank, key=key, generation=generation, past=past)
 
-    def presume(self, record: Record, skew: float, start_duration: float) -> Record | None:
+    def presume(self, record: Record, skew: tuple[float, float], start_duration: float) -> Record | None:
         """Return the record that earlier attempts may have made of an intent, or ``None`` if there were none.
 
-        :param skew: seconds by which Flora's clock is ahead of this machine's.
+        :param skew: seconds by which Flora's clock is ahead of this machine's, at least and at most.
         :param start_duration: seconds after which a start request is certain to have ended.
         """
         attempt = self.attempt
         retried = record.generation + 1 < attempt.number
-        # With a store, each attempt writes a record. A missing one was lost.
-        lost = self._store is not None and attempt.try_number > 1 and record.generation == 0
+        # With a store, each attempt writes a record. A missing one was lost, and each attempt may have used a key.
+        lost = self._store is not None and record.generation + 1 < attempt.try_number
         if not (retried or lost):
             return None
         # The last of them ended before this attempt began, at least by the retry's delay.
         last = attempt.began - (attempt.retry_delay if retried else 0.0)
         first = attempt.dag_run_due if lost else attempt.dag_run_began
-        sent = ((first + skew, max(attempt.dag_run_began, last) + skew + start_duration),)
-        # After a clear, a lost record belonged to another execution, with another key.
-        same_key = retried and not (lost and attempt.try_number > attempt.number)
+        sent = ((first + skew[0], max(attempt.dag_run_began, last) + skew[1] + start_duration),)
+        # After a clear, a lost record belonged to another execution, with another key. ``number`` alone does not
+        # show a clear for certain, since the DAG's ``retries`` may have been edited.
+        was_cleared = attempt.try_number != attempt.number or bool(attempt.clear_number)
+        same_key = retried and not (lost and was_cleared)
         return replace(record, sent=sent, presumed=True, resendable=same_key)
 
 

@@ -239,9 +239,8 @@ class Starter:
         self._attempts_left = client.settings.max_retries + 1
         self._record = self._blank
         self._was_started_before = False
-        self._had_lost_runs = False
         self._epoch: float | None = None
-        self._clocks_apart = answers.clocks_apart()
+        self._clocks_apart = self._first_apart = answers.clocks_apart()
 
     def start(self) -> StartedRun:
         """Return the task's only run, started now or by an earlier attempt.
@@ -280,7 +279,8 @@ class Starter:
         """Return the record of a run that the user names. It keeps the starts that are still unanswered."""
         if earlier is None:
             return replace(self._blank, run_id=run_id)
-        if not (earlier.unanswered or (earlier.adopted and earlier.sent)):
+        is_open = earlier.adopted and earlier.sent and not earlier.delivered
+        if not (earlier.unanswered or is_open):
             key, generation, past = earlier.key, earlier.generation, earlier.known_runs
             return replace(self._blank, run_id=run_id, key=key, generation=generation, past=past)
         same_inputs = not digests_differ(earlier.digest, self._blank.digest)
@@ -306,7 +306,10 @@ class Starter:
     def _presume(self, intent: Record) -> Record | None:
         if self._attempt.try_number == 1:
             return None  # without the request for Flora's time
-        return self._records.presume(intent, self._get_skew(), self._start_duration)
+        skew = self._get_skew()
+        # Airflow's times are from before, when this machine's clock may not have been set yet.
+        before = skew + answers.clocks_apart() - self._first_apart
+        return self._records.presume(intent, (min(skew, before), max(skew, before)), self._start_duration)
 
     def _collect_facts(self) -> Facts:
         record, cleared = self._record, self._is_cleared()
@@ -377,7 +380,7 @@ class Starter:
 
     def _get_skew(self) -> float:
         if answers.clock_was_set(self._clocks_apart):
-            self._client.clock_skew = None
+            self._client.clock_skew = self._epoch = None
         for _ in range(UNDATED_ANSWERS):
             if self._client.clock_skew is None:
                 self._clocks_apart = answers.clocks_apart()
@@ -409,8 +412,7 @@ class Starter:
         )
         self._run = None
         self._key_is_known = False
-        self._had_lost_runs = previous.presumed and previous.was_sent
-        presumed = self._presume(intent) if self._had_lost_runs else None
+        presumed = self._presume(intent) if previous.presumed and previous.was_sent else None
         if presumed is not None:
             self._record = presumed
             return None
@@ -474,10 +476,6 @@ class Starter:
         if fate is Fate.KEY_WAS_USED and earlier:
             self._save_if_possible(replace(self._record, sent=earlier))
             return self._find_run_of_used_key()
-        if fate is Fate.KEY_WAS_USED and self._had_lost_runs:
-            # The lost record had more keys than attempts show. The history has shown that all its runs failed.
-            self._save_if_possible(replace(self._record, sent=(), generation=self._record.generation + 1))
-            return self._start_new()
         if fate is not Fate.UNKNOWN:
             last = (self._record.sent[-1][0], self._get_flora_time())
             self._save_if_possible(replace(self._record, sent=(*earlier, last) if fate is Fate.FAILED else earlier))
@@ -733,7 +731,8 @@ class Starter:
         return self._unknown_start_error(f"The start cannot be sent again: {error}", candidates)
 
     def _unknown_start_error(self, problem: str, candidates: Sequence[Run]) -> FloraUnknownStartError:
-        parts = [f"{run.run_id} ({run.status}, {_format_time(run.created_at)})" for run in candidates]
+        best_first = sorted(candidates, key=lambda run: run.failed)
+        parts = [f"{run.run_id} ({run.status}, {_format_time(run.created_at)})" for run in best_first]
         named = ", ".join(parts[:MAX_CANDIDATES]) + (" and more" if len(parts) > MAX_CANDIDATES else "")
         return FloraUnknownStartError(
             f"An earlier attempt of this task sent a start to Flora, and the answer was lost. {problem} Nothing "

@@ -54,8 +54,9 @@ def main() -> int:
         total.requests += part.requests
         total.runs += part.runs
         total.findings += part.findings
-        for _, promise, _ in part.findings:
+        for seed, promise, _ in part.findings:
             broken[promise] += 1
+            print(f"seed {seed} broke: {promise}", flush=True)
         if real_monotonic() - printed > 5:
             printed = real_monotonic()
             _print_progress(total, asked.count, printed - began)

@@ -150,7 +150,7 @@ BREAKAGES = (
     Breakage(
         "an adopted run hides the starts that are unanswered",
         "runs.starting",
-        "if not (earlier.unanswered or (earlier.adopted and earlier.sent)):",
+        "if not (earlier.unanswered or is_open):",
         "if True:",
         (ONE_CHARGE,),
     ),

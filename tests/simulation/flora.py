@@ -470,7 +470,7 @@ class Flora:
     def _headers(self, content_type: str) -> dict[str, str]:
         headers = {"content-type": content_type, "request-id": f"req_{self.requests}"}
         process = self.hub.process
-        process.answers += 1
+        process.answers += content_type == "application/json"
         if not self.weather.no_date_header:
             headers["date"] = _date(int(_unix(self.hub.now)))
         elif process.answers % 4 not in (1, 2):  # a new process gets two answers without a date

@@ -320,6 +320,16 @@ def test_the_sync_client_measures_floras_clock() -> None:
     assert 995 < measured < 1005
 
 
+def test_a_date_from_before_the_clock_was_set_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = iter([0.0, 200.0])
+    monkeypatch.setattr(answers, "clocks_apart", lambda: next(apart, 200.0))
+    with Emulator() as emulator, FloraClient(ClientSettings(emulator.api_key, emulator.base_url)) as client:
+        client.list_workspaces()
+        assert client.clock_skew is None
+        client.list_workspaces()
+        assert client.clock_skew is not None
+
+
 @pytest.mark.parametrize("date", [None, "", "yesterday", "Mon, 1 Jan 2024 00:00:00 +9999999999999999999"])
 def test_a_date_that_is_none_leaves_the_clock_unmeasured(date: str | None) -> None:
     headers = {} if date is None else {"date": date}

@@ -330,6 +330,18 @@ def test_a_failed_run_whose_answer_was_lost_is_replaced_once(task: Life) -> None
     assert [started["status"] for started in runs_of(task.flora)] == ["failed", "completed"]
 
 
+def test_a_record_that_is_lost_after_a_clear_hides_which_keys_were_used(task: Life) -> None:
+    for _ in range(2):
+        task.flora.order_fault(kind="fail_run", **TEMPORARY)
+        task.start()
+        task.clear()
+    assert task.store is not None
+    task.store.rows.clear()
+    task.try_number += 1  # a retry
+    task.start()
+    assert [started["status"] for started in runs_of(task.flora)] == ["failed", "failed", "completed"]
+
+
 def test_a_moderated_run_is_never_paid_for_again_by_a_retry(task: Life) -> None:
     task.flora.order_fault(kind="fail_run", **REFUSED)
     task.start()
@@ -568,6 +580,16 @@ def test_an_error_names_only_so_many_candidates(docs_task: Life) -> None:
     assert str(caught.value).count("run_") - str(caught.value).count("adopt_run_id") == starting.MAX_CANDIDATES
 
 
+def test_runs_that_failed_do_not_take_the_place_of_candidates(docs_task: Life) -> None:
+    with pytest.raises(Crash):
+        docs_task.start(dies="after the POST")
+    [lost] = [run["run_id"] for run in runs_of(docs_task.flora)]
+    docs_task.flora.seed_runs(1, spacing_ms=0)
+    docs_task.flora.seed_runs(starting.MAX_CANDIDATES, spacing_ms=0, status="failed")
+    with pytest.raises(FloraUnknownStartError, match=lost):
+        docs_task.start()
+
+
 # --- a person knows better --------------------------------------------------------------------------------
 
 
@@ -764,6 +786,7 @@ def test_a_store_that_is_slow_each_time_does_not_make_a_start_end_sooner(
 def store_slowly(task: Life, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Make each save of an intent count as slow; return the list to which their times are added."""
     monkeypatch.setattr(starting, "SLOW_SAVE", 0.1)
+    monkeypatch.setattr(starting, "PLAN_LIFETIME", 0.1)
     assert task.store is not None
     store_at_once, saved = task.store.set, list[float]()
 
@@ -803,6 +826,22 @@ def test_a_price_that_rises_while_the_intent_is_stored_prevents_the_start(
         task.start(may_spend=may_spend)
     assert posts_to(task.flora) == 0
     assert task.record["sent"] == []
+
+
+def test_a_price_that_rises_while_the_machine_is_suspended_prevents_the_start(
+    task: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[float] = []
+
+    def may_spend() -> None:
+        if checked:
+            raise FloraPriceError(TECHNIQUE, 10.0, 0.5, "max_run_cost")
+        checked.append(200.0)
+
+    monkeypatch.setattr(answers, "clocks_apart", lambda: sum(checked))
+    with pytest.raises(FloraPriceError):
+        task.start(may_spend=may_spend)
+    assert posts_to(task.flora) == 0
 
 
 @pytest.mark.parametrize(("status", "expected"), [("cancelled", FloraUnknownStartError), ("failed", FloraAPIError)])
