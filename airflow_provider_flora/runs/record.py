@@ -196,14 +196,15 @@ class Records:
         lost = self._store is not None and record.generation + 1 < attempt.try_number
         if not (retried or lost):
             return None
-        # The last of them ended before this attempt began, at least by the retry's delay.
-        last = attempt.began - (attempt.retry_delay if retried else 0.0)
-        first = attempt.dag_run_due if lost else attempt.dag_run_began
-        sent = ((first + skew[0], max(attempt.dag_run_began, last) + skew[1] + start_duration),)
-        # After a clear, a lost record belonged to another execution, with another key. ``number`` alone does not
-        # show a clear for certain, since the DAG's ``retries`` may have been edited.
+        # ``number`` alone does not show a clear for certain, since the DAG's ``retries`` may have been edited.
         was_cleared = attempt.try_number != attempt.number or bool(attempt.clear_number)
+        # The last of them ended before this attempt began: by the retry's delay, unless it was cleared.
+        last = attempt.began - (0.0 if was_cleared else attempt.retry_delay)
+        first = attempt.dag_run_due if lost else attempt.dag_run_began
+        end = max(max(attempt.dag_run_began, last) + start_duration, attempt.began)
+        # After a clear, a lost record belonged to another execution, with another key.
         same_key = retried and not (lost and was_cleared)
+        sent = ((first + skew[0], end + skew[1]),)
         return replace(record, sent=sent, presumed=True, resendable=same_key)
 
 

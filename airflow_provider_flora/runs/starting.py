@@ -239,6 +239,7 @@ class Starter:
         self._attempts_left = client.settings.max_retries + 1
         self._record = self._blank
         self._was_started_before = False
+        self._replaces_presumed = False
         self._epoch: float | None = None
         self._clocks_apart = self._first_apart = answers.clocks_apart()
 
@@ -412,7 +413,8 @@ class Starter:
         )
         self._run = None
         self._key_is_known = False
-        presumed = self._presume(intent) if previous.presumed and previous.was_sent else None
+        self._replaces_presumed = previous.presumed and previous.was_sent
+        presumed = self._presume(intent) if self._replaces_presumed else None
         if presumed is not None:
             self._record = presumed
             return None
@@ -476,6 +478,10 @@ class Starter:
         if fate is Fate.KEY_WAS_USED and earlier:
             self._save_if_possible(replace(self._record, sent=earlier))
             return self._find_run_of_used_key()
+        if fate is Fate.KEY_WAS_USED and self._replaces_presumed:
+            # An attempt uses two keys if its first run fails early. The history has shown no run that did not fail.
+            self._save_if_possible(replace(self._record, sent=(), generation=self._record.generation + 1))
+            return self._start_new()
         if fate is not Fate.UNKNOWN:
             last = (self._record.sent[-1][0], self._get_flora_time())
             self._save_if_possible(replace(self._record, sent=(*earlier, last) if fate is Fate.FAILED else earlier))

@@ -82,10 +82,11 @@ class RecentTechnique:
         return check(self._fetch())
 
     def _fetch(self) -> Technique:
+        began = time.time()  # the answer may be as old as that, if the machine is suspended meanwhile
         self._technique = self._client.get_technique(self._technique_id)
         self._is_cached = False
         skew, apart = self._client.clock_skew, answers.clocks_apart()
-        self._write(_CachedTechnique(technique=self._technique, clock_skew=skew, clocks_apart=apart))
+        self._write(_CachedTechnique(technique=self._technique, clock_skew=skew, clocks_apart=apart), began)
         return self._technique
 
     def _read(self) -> _CachedTechnique | None:
@@ -97,7 +98,7 @@ class RecentTechnique:
                 return _CachedTechnique.model_validate_json(file.read_bytes())
         return None
 
-    def _write(self, cached: _CachedTechnique) -> None:
+    def _write(self, cached: _CachedTechnique, moment: float) -> None:
         if FOLDER is None:
             return
         with suppress(OSError, ValueError):  # ValueError: a text that JSON cannot represent
@@ -111,6 +112,7 @@ class RecentTechnique:
             # Under another name first, since other tasks read the file meanwhile.
             beside = FOLDER / f"{self._name}.{secrets.token_hex(4)}"
             beside.write_bytes(content)
+            os.utime(beside, (moment, moment))
             beside.replace(FOLDER / self._name)
 
 

@@ -828,7 +828,8 @@ class Scheduler:
             dag_run.clear_number += 1
             if all(one.state in ("success", "failed") for one in dag_run.instances):
                 dag_run.start_date = instance.deployment.now()
-        if before == (instance.max_tries, dag_run.clear_number):
+        leaves_no_trace = before == (instance.max_tries, dag_run.clear_number)
+        if leaves_no_trace and instance.execution.untraced_since is None:
             instance.execution.untraced_since = instance.try_number
         instance.id = self.world.new_id("ti")
         self.world.narrate_for("a person", "clears {}, for {}", instance.name, instance.execution)

@@ -115,18 +115,20 @@ class Promises:
         execution: Execution | None = run.owner
         if instance.execution.has_reused_a_key and not instance.deployment.has_store:
             return  # without a store, a clear that leaves as many tries as there were before is taken for a retry
+        if instance.retries_were_lowered and not instance.deployment.has_store:
+            return  # and a retry after ``retries`` were lowered is taken for the first attempt after a clear
         if any(own.is_taken for own in instance.runs) and not (run.is_reported and execution is instance.execution):
             return  # a person gave its run to another task, so one of that task's may be the only one that fits
         if execution is None or execution.instance is not instance:
             broken(OWN_RUN, f"{instance.name} hands over {run.run_id} of {execution or 'somebody else'}")
+        elif execution is not instance.execution and instance.execution.may_pass_for_a_retry:
+            return  # a result handed over once more costs nothing, a mistaken start does
         elif run.inputs != inputs_of(instance.prompt):
             broken(OWN_RUN, f"{instance.name} hands over {run.run_id}, whose inputs were {run.inputs}")
         elif run.technique is not self._world.flora.techniques[instance.definition.technique]:
             broken(OWN_RUN, f"{instance.name} hands over {run.run_id} of another technique")
         elif execution is not instance.execution and run.run_id in instance.noted:
-            now = instance.execution
-            if not now.may_pass_for_a_retry:  # a result handed over once more costs nothing, a mistaken start does
-                broken(OWN_RUN, f"{instance.name} hands over {run.run_id} of {execution} again, for {now}")
+            broken(OWN_RUN, f"{instance.name} hands over {run.run_id} of {execution} again, for {instance.execution}")
 
     def delivery_noted(self, instance: Instance) -> None:
         """Take note that a task had every occasion to keep in mind that its result was delivered."""

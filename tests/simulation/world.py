@@ -211,10 +211,10 @@ def _read_kept(self: Any) -> Any:
     return kept[1] if kept is not None and fresh else None
 
 
-def _write_kept(self: Any, kept: Any) -> None:
+def _write_kept(self: Any, kept: Any, moment: float) -> None:
     world = World.active
     assert world is not None
-    world.kept_techniques[_kept_name(world, self)] = (clock.time(), kept)
+    world.kept_techniques[_kept_name(world, self)] = (moment, kept)
 
 
 def _kept_name(world: World, technique: Any) -> tuple[int, str, str]:
