@@ -542,14 +542,14 @@ class Starter:
 
     def _find_run_of_used_key(self) -> Run | None:
         """Find the run of a used key in the history."""
-        candidates = self._find_candidates()
-        if len(candidates) == 1 or (
-            candidates and all(run.failed and remedy_of(run).retryable for run in candidates)
-        ):
+        candidates, restarts = self._find_candidates(), self._on_unknown_start == RESTART
+        # An earlier attempt without a record may have restarted too, and used this key before.
+        is_only_one = len(candidates) == 1 and not (restarts and self._replaces_presumed)
+        if is_only_one or (candidates and all(run.failed and remedy_of(run).retryable for run in candidates)):
             self._log.info("Found %s after a lost answer", candidates[0].run_id)
             self._save_run_id(replace(self._record, run_id=candidates[0].run_id))
             return None
-        if candidates and self._on_unknown_start == RESTART:
+        if candidates and restarts:
             self._log.warning(
                 "Starting a second run as on_unknown_start='restart' allows: the first may be any of %d",
                 len(candidates),

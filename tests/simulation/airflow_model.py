@@ -68,6 +68,7 @@ class Execution:
         "has_reused_a_key",
         "instance",
         "number",
+        "retries_were_lowered",
         "untraced_since",
     )
 
@@ -80,6 +81,8 @@ class Execution:
         self.errors: list[BaseException] = []
         self.has_reused_a_key = False
         """Whether it has sent a start under a key of another execution, as Flora has seen."""
+        self.retries_were_lowered = False
+        """Whether one of its tries counted as an earlier one than it was."""
         self.untraced_since: int | None = None
         """The number of tries before a clear that left no trace in any number that Airflow shows."""
 
@@ -194,11 +197,6 @@ class Instance:
     def runs(self) -> list[FloraRun]:
         """The runs that it has asked for, in any execution."""
         return [run for run in self.world.flora.runs if run.owner is not None and run.owner.instance is self]
-
-    @property
-    def retries_were_lowered(self) -> bool:
-        """Whether a try of now counts as an earlier one of its execution than it is."""
-        return self.definition.retries < self.counted_retries
 
     def record_was_lost(self, run: FloraRun) -> bool:
         """Whether what was noted of a run, if anything could be, is known no longer."""
@@ -679,6 +677,7 @@ class Scheduler:
         instance.id = world.new_id("ti")
         instance.xcoms = {}
         instance.state = "running"
+        instance.execution.retries_were_lowered |= instance.definition.retries < instance.counted_retries
         instance.execution.asked.add((instance.definition.technique, instance.prompt))
         adopted = instance.definition.adopt_run_id
         if adopted not in (None, "none"):

@@ -46,11 +46,13 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
 
     - The user said so: ``on_unknown_start="restart"`` accepts a second charge where the fate of a start is unknown.
     - The user has said with ``adopt_run_id`` that the run is another task's, or has named another one in its place.
+      What is left of two runs without an answer is then taken for the other task's.
     - The user has cleared the task since, and the run has ended in a way that is not known.
     - Without a record of it (there is no state store, or what was in it is lost) all that ties a try to an earlier
       one is the idempotency key that both derive. Flora forgets it, after two hours by one account; and a try whose
       inputs are others derives another. Nor can a try after ``retries`` was lowered be distinguished from one after
-      a clear. (Raised ``retries`` only make a try look for more earlier ones than there were.)
+      a clear; with a record, only if something else in the DAG run was cleared. (Raised ``retries`` only make a try
+      look for more earlier ones than there were.)
     """
     instance: Instance = other.owner.instance
     if instance.definition.on_unknown_start == "restart":
@@ -59,10 +61,13 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
         return True
     if one.outcome in ("cancelled", "expired") and instance.cleared_at > one.sent:
         return True
-    if not instance.record_was_lost(one):
-        return False
-    if instance.retries_were_lowered:
+    was_lost, clears = instance.record_was_lost(one), instance.deployment.dag_run.clear_number
+    if other.owner.retries_were_lowered and (was_lost or clears):
         return True
+    if not one.is_reported and any(run.is_taken for task in instance.deployment.dag_run.instances for run in task.runs):
+        return True
+    if not was_lost:
+        return False
     return other.sent - one.created > KEY_SURELY_KNOWN_FOR or one.inputs != other.inputs
 
 
@@ -115,7 +120,7 @@ class Promises:
         execution: Execution | None = run.owner
         if instance.execution.has_reused_a_key and not instance.deployment.has_store:
             return  # without a store, a clear that leaves as many tries as there were before is taken for a retry
-        if instance.retries_were_lowered and not instance.deployment.has_store:
+        if instance.execution.retries_were_lowered and not instance.deployment.has_store:
             return  # and a retry after ``retries`` were lowered is taken for the first attempt after a clear
         if any(own.is_taken for own in instance.runs) and not (run.is_reported and execution is instance.execution):
             return  # a person gave its run to another task, so one of that task's may be the only one that fits
@@ -148,7 +153,7 @@ class Promises:
             self._world.broken(NO_SURPRISE, f"{type(result[1]).__name__}: {result[1]}")
         is_of_a_key = str(getattr(result[1], "code", "")).startswith("idempotency_")
         # With "restart" a try may use several keys, and without a record the next one cannot know how many.
-        passes_for_another = instance.retries_were_lowered or instance.execution.has_reused_a_key
+        passes_for_another = instance.execution.retries_were_lowered or instance.execution.has_reused_a_key
         if is_of_a_key and not passes_for_another and instance.definition.on_unknown_start != "restart":
             self._world.broken(NO_SURPRISE, f"a key that counts as unused was used before: {result[1]}")
         self._check_candidates(instance, str(result[1]), self._world.hub.now - lasted)
@@ -201,7 +206,7 @@ class Promises:
             or (
                 instance.is_marked and not instance.deployment.has_store
             )  # by a person, and a clear pays for another
-            or ((instance.definition.varies or instance.retries_were_lowered) and instance.record_was_lost(run))
+            or ((instance.definition.varies or instance.execution.retries_were_lowered) and instance.record_was_lost(run))
             or self._cannot_be_found(instance, run)
         )
 

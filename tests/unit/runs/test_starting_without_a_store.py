@@ -206,13 +206,13 @@ def test_what_an_earlier_attempt_may_have_sent_is_presumed() -> None:
     def presumed(**changes: object) -> Record | None:
         records = Records(None, attempt_of(**changes))
         return records.presume(
-            records.new_intent(records.empty_record("digest", "technique"), None), skew=60, start_duration=120
+            records.new_intent(records.empty_record("digest", "technique"), None), skew=(59, 61), start_duration=120
         )
 
     begun = datetime(2026, 1, 2, tzinfo=timezone.utc)
     retry = presumed(try_number=2, start_date=begun + timedelta(hours=1))
     assert retry is not None
-    assert retry.sent == ((begun.timestamp() + 60, begun.timestamp() + 3600 - 300 + 60 + 120),)
+    assert retry.sent == ((begun.timestamp() + 59, begun.timestamp() + 3600 + 61),)  # the retry's delay is over 120 s
     assert presumed(try_number=1) is None
     assert presumed(try_number=4, max_tries=5) is None  # the first try since a clear
 
