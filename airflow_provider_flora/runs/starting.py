@@ -382,10 +382,11 @@ class Starter:
     def _get_skew(self) -> float:
         if answers.clock_was_set(self._clocks_apart):
             self._client.clock_skew = self._epoch = None
-        for _ in range(UNDATED_ANSWERS):
-            if self._client.clock_skew is None:
-                self._clocks_apart = answers.clocks_apart()
-                next(iter(self._client.list_technique_runs(page_size=1)), None)
+        undated = 0
+        while self._client.clock_skew is None and undated < UNDATED_ANSWERS:
+            self._clocks_apart = answers.clocks_apart()
+            next(iter(self._client.list_technique_runs(page_size=1)), None)
+            undated += not answers.clock_was_set(self._clocks_apart)
         return self._client.clock_skew or 0.0
 
     def _get_flora_time(self) -> float:
@@ -413,8 +414,8 @@ class Starter:
         )
         self._run = None
         self._key_is_known = False
-        self._replaces_presumed = previous.presumed and previous.was_sent
-        presumed = self._presume(intent) if self._replaces_presumed else None
+        self._replaces_presumed |= previous.presumed and previous.was_sent
+        presumed = self._presume(intent) if previous.presumed and previous.was_sent else None
         if presumed is not None:
             self._record = presumed
             return None

@@ -153,7 +153,9 @@ class Promises:
             self._world.broken(NO_SURPRISE, f"{type(result[1]).__name__}: {result[1]}")
         is_of_a_key = str(getattr(result[1], "code", "")).startswith("idempotency_")
         # With "restart" a try may use several keys, and without a record the next one cannot know how many.
-        passes_for_another = instance.execution.retries_were_lowered or instance.execution.has_reused_a_key
+        # With a run that a person gave to another task, its key is used and its run out of sight.
+        execution, was_taken = instance.execution, any(run.is_taken for run in instance.runs)
+        passes_for_another = execution.retries_were_lowered or execution.has_reused_a_key or was_taken
         if is_of_a_key and not passes_for_another and instance.definition.on_unknown_start != "restart":
             self._world.broken(NO_SURPRISE, f"a key that counts as unused was used before: {result[1]}")
         self._check_candidates(instance, str(result[1]), self._world.hub.now - lasted)
