@@ -629,6 +629,9 @@ class Starter:
     def _abandon(self) -> Run | None:
         abandoned = self._record.run_id or "a start without an answer"
         self._log.warning('Abandoning %s, as adopt_run_id="none" says', abandoned)
+        if self._record.presumed:  # all earlier attempts with it, each of which may have used a key
+            used = max(self._record.generation, self._attempt.try_number - 2)
+            self._record = replace(self._record, generation=used)
         return self._start_new()
 
     _ACTIONS: ClassVar[dict[State, Callable[[Starter], Run | None]]] = {

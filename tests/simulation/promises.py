@@ -64,7 +64,9 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
     was_lost, clears = instance.record_was_lost(one), instance.deployment.dag_run.clear_number
     if other.owner.retries_were_lowered and (was_lost or clears):
         return True
-    if not one.is_reported and any(run.is_taken for task in instance.deployment.dag_run.instances for run in task.runs):
+    if not one.is_reported and any(
+        run.is_taken for task in instance.deployment.dag_run.instances for run in task.runs
+    ):
         return True
     if not was_lost:
         return False
@@ -133,7 +135,9 @@ class Promises:
         elif run.technique is not self._world.flora.techniques[instance.definition.technique]:
             broken(OWN_RUN, f"{instance.name} hands over {run.run_id} of another technique")
         elif execution is not instance.execution and run.run_id in instance.noted:
-            broken(OWN_RUN, f"{instance.name} hands over {run.run_id} of {execution} again, for {instance.execution}")
+            broken(
+                OWN_RUN, f"{instance.name} hands over {run.run_id} of {execution} again, for {instance.execution}"
+            )
 
     def delivery_noted(self, instance: Instance) -> None:
         """Take note that a task had every occasion to keep in mind that its result was delivered."""
@@ -208,7 +212,10 @@ class Promises:
             or (
                 instance.is_marked and not instance.deployment.has_store
             )  # by a person, and a clear pays for another
-            or ((instance.definition.varies or instance.execution.retries_were_lowered) and instance.record_was_lost(run))
+            or (
+                (instance.definition.varies or instance.execution.retries_were_lowered)
+                and instance.record_was_lost(run)
+            )
             or self._cannot_be_found(instance, run)
         )
 
