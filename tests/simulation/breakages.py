@@ -115,8 +115,8 @@ BREAKAGES = (
     Breakage(
         "a lost record counts as none",
         "runs.record",
-        "lost = self._store is not None and attempt.try_number > 1",
-        "lost = False and attempt.try_number > 1",
+        "lost = self._store is not None and record.generation",
+        "lost = False and record.generation",
         (ONE_CHARGE,),
     ),
     Breakage(
@@ -162,6 +162,13 @@ BREAKAGES = (
         (ONE_CHARGE, OWN_RUN),
     ),
     Breakage(
+        "the price is not asked for again after a slow save",
+        "runs.starting",
+        "if self._is_plan_outdated():",
+        "if False:",
+        (PRICE,),
+    ),
+    Breakage(
         "one answer without a date is enough to trust the machine's clock",
         "runs.starting",
         "UNDATED_ANSWERS = 3",
@@ -178,8 +185,8 @@ BREAKAGES = (
     Breakage(
         "only the first page of the history is read",
         "runs.starting",
-        "if len(candidates) >= MAX_CANDIDATES or _reaches_back(page, oldest):",
-        "if True:",
+        "if _reaches_back(page, oldest) or",
+        "if True or",
         (ONE_CHARGE, OWN_RUN),
     ),
     Breakage(
@@ -194,7 +201,7 @@ BREAKAGES = (
         "runs.starting",
         'candidates = [run for run in found if run.status != "failed"]',
         "candidates = []",
-        (ONE_CHARGE,),
+        (NOT_LOST, RETRYABLE),
     ),
     Breakage(
         "the time of a refused start is forgotten with that of an earlier one",
@@ -291,8 +298,8 @@ BREAKAGES = (
     Breakage(
         "the first of several candidates is taken",
         "runs.starting",
-        "if len(candidates) == 1 or (",
-        "if candidates or (",
+        "is_only_one = len(candidates) == 1 and",
+        "is_only_one = bool(candidates) and",
         (OWN_RUN,),
     ),
     Breakage(

@@ -297,6 +297,7 @@ def test_a_price_that_rises_during_a_pause_is_checked_before_the_start_is_sent(
 ) -> None:
     connect(flora, max_retries=2)
     monkeypatch.setattr("airflow_provider_flora.runs.techniques.CACHED_FOR", 0.0)
+    monkeypatch.setattr("airflow_provider_flora.runs.starting.PLAN_LIFETIME", 0.9)
     flora.order_fault("status", status=429, retry_after=1, operation="startTechniqueRun")
     timer = threading.Timer(0.5, lambda: flora.change_technique("editorial-still", run_cost=9.0))
     timer.start()

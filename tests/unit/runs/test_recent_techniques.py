@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from airflow_provider_flora.airflow_compat import AirflowFailException
 from airflow_provider_flora.api.client import FloraClient
+from airflow_provider_flora.api.models import Technique
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
@@ -96,6 +98,22 @@ def test_it_is_requested_again_after_a_minute(flora: Emulator, kept_techniques: 
     [file] = kept_techniques.iterdir()
     for age, requests in ((techniques.CACHED_FOR - 5, 1), (techniques.CACHED_FOR + 5, 2), (-5, 3)):
         os.utime(file, (time.time() - age,) * 2)
+        get_price(flora)
+        assert fetched(flora) == requests
+
+
+def test_its_minute_begins_with_the_request(flora: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [time.time()]
+    monkeypatch.setattr(techniques, "time", SimpleNamespace(time=lambda: now[0]))
+    get_technique = FloraClient.get_technique
+
+    def get_technique_while_suspended(client: FloraClient, technique_id: str) -> Technique:
+        technique = get_technique(client, technique_id)
+        now[0] += 200
+        return technique
+
+    monkeypatch.setattr(FloraClient, "get_technique", get_technique_while_suspended)
+    for requests in (1, 2):
         get_price(flora)
         assert fetched(flora) == requests
 
