@@ -58,7 +58,7 @@ class FloraRunTechniqueOperator(BaseOperator):
         Flora, and the next attempt waits for it. (templated)
     :param callback_url: public HTTPS URL that Flora calls once when the run has finished. (templated)
     :param validate_inputs: check the inputs against the technique before anything is paid.
-    :param max_run_cost: USD. A technique with a higher price, at most a minute old, is not run. (templated)
+    :param max_run_cost: USD. A technique with a higher price, at most 90 s old, is not run. (templated)
     :param returns: ``run`` for the dict above, ``outputs`` for its list of outputs, so that a downstream task can
         be mapped over it.
     :param on_unknown_start: action if an earlier attempt may have started a run that cannot be identified: ``stop``
