@@ -54,18 +54,19 @@ IN_PARALLEL = --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=180
 test: $(VENV)/.ready tests/conformance/node_modules/.ready  ## Run the tests a person waits for, one real kill among them
 	@echo "The unit tests run beside those of real Airflow processes; their output comes in the end"
 	$(call beside,\
-		$(BIN)/python -m pytest -n 3 $(IN_PARALLEL) --cov --cov-report term --ignore=tests/airflow \
-			--ignore=tests/compatibility --ignore=tests/faults,\
+		$(BIN)/python -m pytest -n 4 $(IN_PARALLEL) -m "not slow" --cov --cov-report term \
+			--ignore=tests/airflow --ignore=tests/compatibility --ignore=tests/faults,\
 		$(BIN)/python -m pytest tests/airflow/test_processes.py tests/faults)
 
 # The unit tests once more on Airflow 2.11. It keeps no state of tasks: what tests that state says so and is skipped.
 ON_2_11 = env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/python -m pytest --quiet -n 2 $(IN_PARALLEL) \
 	tests/unit --ignore=tests/unit/api
 
-test-airflow: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready)  ## Run the tests of real Airflow processes, and the unit tests on 2.11
+test-airflow: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready)  ## Run the tests of real Airflow processes, the slow tests, and the unit tests on 2.11
 	$(call beside,\
 		$(if $(PYTHON_2_11),$(ON_2_11),echo "No Python 3.10 to 3.12 is here: the unit tests on Airflow 2.11 are left out"),\
 		FLORA_FAULTS=part $(BIN)/python -m pytest tests/airflow tests/compatibility tests/faults)
+	$(BIN)/python -m pytest -m slow tests/unit tests/docs tests/simulation
 
 simulate: $(VENV)/.ready  ## Play histories of tasks in a modelled world: SEED=1 COUNT=20000 JOBS=2
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)

@@ -9,6 +9,8 @@ import pytest
 from tests.simulation.breakages import BREAKAGES
 from tests.simulation.playing import COUNT, simulate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def report() -> str:

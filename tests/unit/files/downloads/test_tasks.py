@@ -330,6 +330,7 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["local", "s3"])
 def test_a_task_killed_in_the_middle_of_ten_files_is_completed_by_the_next_attempt(
     ten_videos: Emulator,
@@ -377,6 +378,7 @@ def test_a_task_killed_in_the_middle_of_ten_files_is_completed_by_the_next_attem
     assert not list(local.glob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("storage", "large"), [("local", 200 * MB), ("s3", 100 * MB)])
 def test_a_large_file_takes_no_more_memory_than_a_small_one(
     ten_videos: Emulator,
