@@ -121,17 +121,19 @@ class Life:
         :param look_first: ask for the technique first, as the operator does.
         """
         self.try_number += 1
-        return self.starter(dies, may_spend, look_first)(adopt)
+        starter = self.make_starter(dies=dies, may_spend=may_spend, look_first=look_first)
+        with starter._client:
+            return (starter.adopt(adopt) if adopt else starter.start()).run
 
-    def starter(
-        self, dies: str | None, may_spend: Callable[[], None], look_first: bool
-    ) -> Callable[[str | None], Run]:
+    def make_starter(
+        self, *, dies: str | None = None, may_spend: Callable[[], None] = lambda: None, look_first: bool = True
+    ) -> Starter:
         settings = ClientSettings(self.flora.api_key, self.flora.base_url, **self.client_settings)
         client = DyingClient(settings)
         client.dies = dies
         if look_first:
             client.get_technique(TECHNIQUE)
-        starter = Starter(
+        return Starter(
             client,
             technique_id=TECHNIQUE,
             inputs={"prompt": self.prompt},
@@ -144,12 +146,6 @@ class Life:
             log=log,
             abandoned=self.abandoned,
         )
-
-        def run(adopt: str | None) -> Run:
-            with client:
-                return (starter.adopt(adopt) if adopt else starter.start()).run
-
-        return run
 
     def deliver(self) -> None:
         """Do what Airflow does after it has recorded the task's success."""

@@ -644,6 +644,32 @@ def test_adopting_a_run_that_fails_does_not_hide_a_start_without_an_answer(docs_
     assert len(runs_of(docs_task.flora)) == 1
 
 
+def test_an_adopted_run_that_was_delivered_answers_the_start_before_another_is_adopted(docs_task: Life) -> None:
+    with pytest.raises(Crash):
+        docs_task.start(dies="after the POST")
+    first, second = docs_task.flora.seed_runs(2)
+    docs_task.start(adopt=first)
+    docs_task.deliver()
+    docs_task.clear()
+    docs_task.start(adopt=second)
+    assert docs_task.record["past"] == [first]
+    assert docs_task.record["sent"] == []
+
+
+def test_all_attempts_of_a_lost_record_are_abandoned_at_once(
+    docs_task: Life, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        docs_task.start()
+    docs_task.clear()
+    assert docs_task.store is not None
+    docs_task.store.rows.clear()
+    docs_task.abandoned = True
+    docs_task.start()
+    assert caplog.text.count("Abandoning") == 1
+    assert len(runs_of(docs_task.flora)) == 2
+
+
 def test_a_start_with_other_inputs_is_not_sent_again_after_an_adopted_run(docs_task: Life) -> None:
     with pytest.raises(Crash):
         docs_task.start(dies="after the POST")
@@ -842,6 +868,19 @@ def test_a_price_that_rises_while_the_machine_is_suspended_prevents_the_start(
     with pytest.raises(FloraPriceError):
         task.start(may_spend=may_spend)
     assert posts_to(task.flora) == 0
+
+
+def test_floras_time_is_measured_anew_whoever_notices_first_that_the_clock_was_set(
+    task: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart = [0.0]
+    monkeypatch.setattr(answers, "clocks_apart", lambda: apart[0])
+    starter = task.make_starter()
+    before = starter._get_flora_time()
+    apart[0] = 200.0  # the machine was suspended
+    monkeypatch.setattr(answers, "clock_skew", lambda *_: 200.0)
+    starter._get_skew()
+    assert 190 < starter._get_flora_time() - before < 210
 
 
 @pytest.mark.parametrize(("status", "expected"), [("cancelled", FloraUnknownStartError), ("failed", FloraAPIError)])

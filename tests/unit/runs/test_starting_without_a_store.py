@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_provider_flora.api import answers
 from airflow_provider_flora.api.errors import FloraRunFailedError, FloraUnknownStartError
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.runs import starting
@@ -168,7 +169,9 @@ def attempt_of(**changes: object) -> Attempt:
     begun = datetime(2026, 1, 2, tzinfo=timezone.utc)
     ti = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 2, "max_tries": 2}
     ti = SimpleNamespace(**{**ti, "start_date": begun, **changes})
-    dag_run = SimpleNamespace(start_date=changes.get("dag_run_began"), logical_date=begun)
+    dag_run = SimpleNamespace(
+        start_date=changes.get("dag_run_began"), logical_date=begun, clear_number=changes.get("clear_number")
+    )
     task = SimpleNamespace(retries=2, retry_delay=timedelta(minutes=5))
     return Attempt.of({"ti": ti, "dag_run": dag_run, "task": task})
 
@@ -217,6 +220,35 @@ def test_what_an_earlier_attempt_may_have_sent_is_presumed() -> None:
     )  # the retry's delay is over 120 s
     assert presumed(try_number=1) is None
     assert presumed(try_number=4, max_tries=5) is None  # the first try since a clear
+    # A clear of a running task is followed by an attempt without the retry's delay.
+    after_a_clear = presumed(try_number=2, start_date=begun + timedelta(hours=1), clear_number=1)
+    assert after_a_clear is not None
+    assert after_a_clear.sent == ((begun.timestamp() + 59, begun.timestamp() + 3600 + 120 + 61),)
+
+
+def test_what_an_earlier_attempt_sent_is_presumed_by_the_clock_of_before_it_was_set(
+    flora_docs: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart, skews = [0.0], []
+    monkeypatch.setattr(answers, "clocks_apart", lambda: apart[0])
+    monkeypatch.setattr(answers, "clock_skew", lambda *_: -200.0)
+    monkeypatch.setattr(Records, "presume", lambda _self, _intent, skew, _duration: skews.append(skew))
+    task = Life(flora_docs, None)
+    task.try_number = 2
+    starter = task.make_starter(look_first=False)
+    apart[0] = 200.0
+    starter.start()
+    assert skews == [(-200.0, 0.0)]
+
+
+def test_an_attempt_that_used_two_keys_does_not_stop_the_next_one(flora_docs: Emulator) -> None:
+    task = Life(flora_docs, None)
+    task.client_settings["max_retries"] = 1
+    task.flora.order_fault(kind="fail_run", times=2, **TEMPORARY)
+    task.flora.order_fault(kind="reset", when="after", operation="startTechniqueRun")
+    task.start()
+    task.start()
+    assert [started["status"] for started in runs_of(task.flora)] == ["failed", "failed", "completed"]
 
 
 def test_which_of_several_failed_runs_is_the_tasks_own_does_not_matter(flora_docs: Emulator) -> None:
