@@ -242,7 +242,7 @@ class RuntimeTaskInstance:
             self._instance.run_id_pushed_at = self._instance.world.hub.now
             for run in self._instance.runs:
                 if run.run_id == value:
-                    run.is_reported = run.is_pushed = True
+                    run.is_reported = True
         if key in self._instance.xcoms:
             raise RuntimeError(f"the XCom {key} is pushed twice in one try")  # some versions of Airflow refuse it
         self._instance.xcoms[key] = plain(value)
@@ -682,7 +682,7 @@ class Scheduler:
         adopted = instance.definition.adopt_run_id
         if adopted not in (None, "none"):
             for run in instance.runs:
-                run.is_left |= run.is_pushed and run.run_id != adopted
+                run.is_left |= run.is_reported and run.run_id != adopted
         began = hub.now
         start_date = instance.deployment.now()
         self._plan_interruption()

@@ -79,7 +79,6 @@ class FloraRun:
         "exists",
         "inputs",
         "is_left",
-        "is_pushed",
         "is_reported",
         "is_taken",
         "key",
@@ -110,8 +109,6 @@ class FloraRun:
         """Whether the process that asked for it had a state store to note it in."""
         self.is_reported = False
         """Whether an answer has reported its id to the task that asked for it."""
-        self.is_pushed = False
-        """Whether its id was pushed to XCom, after it was stored."""
         self.is_left = False
         """Whether a user has named another run in the place of this one, which the task had."""
         self.is_taken = False

@@ -182,7 +182,7 @@ class Promises:
 
     def _is_waited_for(self, instance: Instance, run: FloraRun) -> bool:
         """Whether the try knew that the run is there, and nobody has named another one."""
-        if run.is_left or instance.definition.adopt_run_id not in (None, "none", run.run_id):
+        if run.is_left or run.is_taken or instance.definition.adopt_run_id not in (None, "none", run.run_id):
             return False
         if instance.xcoms.get("run_id") == run.run_id:
             return True

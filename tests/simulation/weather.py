@@ -71,7 +71,7 @@ class Weather:
         self.undated = has(0.1)
         self.no_date_header = has(0.1)
         self.cached_dates = has(0.1)
-        self.suspensions = has(0.1)
+        self.suspensions = has(0.1) and not self.clock_steps  # both at once can cancel each other
         self.crowd = self.others and has(0.15)
         self._starts = starts
         self._polls = polls
