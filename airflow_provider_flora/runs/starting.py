@@ -386,7 +386,7 @@ class Starter:
         while self._client.clock_skew is None and undated < UNDATED_ANSWERS:
             self._clocks_apart = answers.clocks_apart()
             next(iter(self._client.list_technique_runs(page_size=1)), None)
-            undated += not answers.clock_was_set(self._clocks_apart)
+            undated = 0 if answers.clock_was_set(self._clocks_apart) else undated + 1
         return self._client.clock_skew or 0.0
 
     def _get_flora_time(self) -> float:
