@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_flora.api import answers
+from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.errors import (
     FloraAnswerError,
     FloraAPIError,
@@ -868,6 +869,17 @@ def test_a_price_that_rises_while_the_machine_is_suspended_prevents_the_start(
     with pytest.raises(FloraPriceError):
         task.start(may_spend=may_spend)
     assert posts_to(task.flora) == 0
+
+
+def test_this_machines_clock_counts_as_right_after_undated_answers_in_a_row(
+    task: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(answers, "clocks_apart", lambda: 200.0 * (len(asked) > 1))  # set during the second request
+    monkeypatch.setattr(FloraClient, "list_technique_runs", lambda *_, **__: iter(asked.append(1) or ()))
+    starter = task.make_starter(look_first=False)
+    assert starter._get_skew() == 0.0
+    assert len(asked) == 2 + starting.UNDATED_ANSWERS
 
 
 def test_floras_time_is_measured_anew_whoever_notices_first_that_the_clock_was_set(
