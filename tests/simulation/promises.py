@@ -184,10 +184,10 @@ class Promises:
         """Whether the try knew that the run is there, and nobody has named another one."""
         if run.is_left or run.is_taken or instance.definition.adopt_run_id not in (None, "none", run.run_id):
             return False
-        if instance.definition.on_unknown_start == "restart" or run.owner.retries_were_lowered:
-            return False  # it may have been replaced, as the docs say
         if instance.xcoms.get("run_id") == run.run_id:
             return True
+        if instance.definition.on_unknown_start == "restart" or run.owner.retries_were_lowered:
+            return False  # it may have been replaced, as the docs say
         is_known = run.is_reported and not instance.record_was_lost(run)
         return is_known and run.owner is instance.execution and run.owner.delivered is None
 
