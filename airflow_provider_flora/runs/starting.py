@@ -430,6 +430,7 @@ class Starter:
     def _send(self, record: Record) -> Run | None:
         """Send the intent once. Return the run, or ``None`` if the record holds the result."""
         earlier = record.sent
+        self._key_is_known = False  # it ages while this request is at work
         try:
             self._save_intent(record)
         except FloraError:
@@ -550,7 +551,7 @@ class Starter:
             self._log.info("Found %s after a lost answer", candidates[0].run_id)
             self._save_run_id(replace(self._record, run_id=candidates[0].run_id))
             return None
-        if candidates and restarts:
+        if restarts and (candidates or self._replaces_presumed):
             self._log.warning(
                 "Starting a second run as on_unknown_start='restart' allows: the first may be any of %d",
                 len(candidates),

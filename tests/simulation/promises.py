@@ -61,7 +61,8 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
         return True
     if one.outcome in ("cancelled", "expired") and instance.cleared_at > one.sent:
         return True
-    was_lost, clears = instance.record_was_lost(one), instance.deployment.dag_run.clear_number
+    first, second = sorted((one, other), key=lambda run: run.sent)
+    was_lost, clears = instance.record_was_lost(first), instance.deployment.dag_run.clear_number
     if other.owner.retries_were_lowered and (was_lost or clears):
         return True
     if not one.is_reported and any(
@@ -70,7 +71,7 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
         return True
     if not was_lost:
         return False
-    return other.sent - one.created > KEY_SURELY_KNOWN_FOR or one.inputs != other.inputs
+    return second.sent - first.created > KEY_SURELY_KNOWN_FOR or first.inputs != second.inputs
 
 
 class Promises:

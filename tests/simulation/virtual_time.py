@@ -21,7 +21,7 @@ import greenlet
 EPOCH = 1_790_000_000.25
 """Unix time (s) at which histories begin, by Flora's clock."""
 BEGIN = 1000.0
-MOST_STEPS = 30_000
+MOST_STEPS = 60_000
 SHORTEST_SLEEP = 1e-6
 
 real_time, real_monotonic, real_sleep = time.time, time.monotonic, time.sleep

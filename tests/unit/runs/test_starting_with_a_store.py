@@ -437,6 +437,18 @@ def test_a_key_that_may_be_forgotten_is_not_sent_again(
     assert task.flora.ledger()["charged_runs"] == 1
 
 
+def test_what_the_history_tells_of_a_keys_age_holds_for_one_request(docs_task: Life) -> None:
+    with pytest.raises(Crash):
+        docs_task.start(dies="after the POST")
+    docs_task.client_settings["max_retries"] = 1
+    docs_task.flora.order_fault(kind="reset", when="before", operation="startTechniqueRun")
+    starter = docs_task.make_starter()
+    starter._record = starter._load_record()
+    starter._key_is_known = True
+    assert starter._send_again() is None
+    assert not starter._key_is_known
+
+
 def test_an_intent_of_long_ago_that_became_no_run_is_sent(task: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Crash):
         task.start(dies="before the POST")
