@@ -46,7 +46,7 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
 
     - The user said so: ``on_unknown_start="restart"`` accepts a second charge where the fate of a start is unknown.
     - The user has said with ``adopt_run_id`` that the run is another task's, or has named another one in its place.
-      What is left of two runs without an answer is then taken for the other task's.
+      What is left of two runs without an answer is then taken for the other task's, and the run is out of sight.
     - The user has cleared the task since, and the run has ended in a way that is not known.
     - Without a record of it (there is no state store, or what was in it is lost) all that ties a try to an earlier
       one is the idempotency key that both derive. Flora forgets it, after two hours by one account; and a try whose
@@ -65,9 +65,8 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
     was_lost, clears = instance.record_was_lost(first), instance.deployment.dag_run.clear_number
     if other.owner.retries_were_lowered and (was_lost or clears):
         return True
-    if not one.is_reported and any(
-        run.is_taken for task in instance.deployment.dag_run.instances for run in task.runs
-    ):
+    mapped = instance.deployment.dag_run.instances
+    if (was_lost or not one.is_reported) and any(run.is_taken for task in mapped for run in task.runs):
         return True
     if not was_lost:
         return False
