@@ -414,8 +414,9 @@ class Starter:
         )
         self._run = None
         self._key_is_known = False
-        self._replaces_presumed |= previous.presumed and previous.was_sent
-        presumed = self._presume(intent) if previous.presumed and previous.was_sent else None
+        replaces_presumed = previous.presumed and previous.was_sent
+        self._replaces_presumed |= replaces_presumed
+        presumed = self._presume(intent) if replaces_presumed else None
         if presumed is not None:
             self._record = presumed
             return None
@@ -515,7 +516,7 @@ class Starter:
 
     def _start_unless_in_history(self) -> Run | None:
         record, found = self._record, self._find_candidates()
-        candidates = [run for run in found if not (run.failed and remedy_of(run).retryable)]
+        candidates = [run for run in found if not _is_replaceable(run)]
         if not candidates:
             # A run that failed may be its own, so its key may be used. Otherwise it started nothing.
             self._record = record if found else replace(record, sent=())
@@ -547,7 +548,7 @@ class Starter:
         candidates, restarts = self._find_candidates(), self._on_unknown_start == RESTART
         # An earlier attempt without a record may have restarted too, and used this key before.
         is_only_one = len(candidates) == 1 and not (restarts and self._replaces_presumed)
-        if is_only_one or (candidates and all(run.failed and remedy_of(run).retryable for run in candidates)):
+        if is_only_one or (candidates and all(map(_is_replaceable, candidates))):
             self._log.info("Found %s after a lost answer", candidates[0].run_id)
             self._save_run_id(replace(self._record, run_id=candidates[0].run_id))
             return None
@@ -751,6 +752,11 @@ class Starter:
             "task's, set adopt_run_id to its id. To start a new run and accept a second charge, set "
             "on_unknown_start='restart'. Then clear the task."
         )
+
+
+def _is_replaceable(run: Run) -> bool:
+    """Whether a run has failed, and a retry may start another one in its place."""
+    return run.failed and remedy_of(run).retryable
 
 
 def _reaches_back(page: Sequence[Run], moment: float) -> bool:

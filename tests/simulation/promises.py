@@ -68,9 +68,7 @@ def excused(one: FloraRun, other: FloraRun) -> bool:
     mapped = instance.deployment.dag_run.instances
     if (was_lost or not one.is_reported) and any(run.is_taken for task in mapped for run in task.runs):
         return True
-    if not was_lost:
-        return False
-    return second.sent - first.created > KEY_SURELY_KNOWN_FOR or first.inputs != second.inputs
+    return was_lost and (second.sent - first.created > KEY_SURELY_KNOWN_FOR or first.inputs != second.inputs)
 
 
 class Promises:

@@ -146,12 +146,16 @@ OUTPUT_IDS = [
 ]
 
 
+FILE_NAMES = ["{output_id}.{ext}", "{output_id}", DEFAULT_FILE_NAME, "all.{ext}", "all"]
+
+
 # In S3 each file costs more time, and its names are made as those in memory.
 @pytest.mark.parametrize(
     ("where", "file_name"),
     [
-        *product(["local", "memory"], [DEFAULT_FILE_NAME, "{output_id}", "{output_id}.{ext}", "all.{ext}", "all"]),
-        ("s3", "{output_id}.{ext}"),
+        *product(["local", "memory"], FILE_NAMES),
+        ("s3", FILE_NAMES[0]),
+        *(pytest.param("s3", name, marks=pytest.mark.slow) for name in FILE_NAMES[1:]),
     ],
 )
 @pytest.mark.parametrize("ids", OUTPUT_IDS, ids=repr)
