@@ -48,24 +48,30 @@ def parse(body: bytes, model: type[ModelT]) -> ModelT:
     :raises ValidationError: the body is not JSON, or lacks a required field.
     """
     try:
-        if _NUL not in body:
-            return model.model_validate_json(body)
-        value = _parse_broken(body)
+        read = model.model_validate_json(body)
     except ValidationError as error:
-        if error.errors(include_url=False, include_input=False)[0]["type"] != "json_invalid":
+        if not _is_broken(error):
             raise
         try:
             value = _parse_broken(body)
         except (ValueError, RecursionError):
             raise error from None
-    except (ValueError, RecursionError):
-        return model.model_validate_json(body)  # raises the error
+    else:
+        if _NUL not in body:
+            return read
+        value = _parse_broken(body)
     return model.model_validate(value)
 
 
 def storable(text: str) -> str:
     """Return a text that databases and UTF-8 accept: U+FFFD replaces NUL and lone surrogates."""
     return _UNSTORABLE.sub("\ufffd", text)
+
+
+def _is_broken(error: ValidationError) -> bool:
+    """Whether pydantic could not read JSON that Python may read: it is not just nested too deeply for both."""
+    [first, *_] = error.errors(include_url=False, include_input=False)
+    return first["type"] == "json_invalid" and "recursion limit" not in first["msg"]
 
 
 def _parse_broken(body: bytes) -> Any:
