@@ -49,6 +49,8 @@ PAGE_SIZE = 100
 POLLS_PER_PAGE = 6
 """Number of single polls that cost as much as one page (the vendor measured 265 ms for a page of 100 runs, and 42
 ms for each of 20 parallel polls)."""
+WORTH_ANOTHER_WALK = 1.25
+"""Factor by which the price of the waits must have grown before runs that were too deep are looked for again."""
 HISTORY_LAG = 2.0
 """Seconds after which the history is read again for a run that it did not show."""
 HIDDEN_AFTER = 2
@@ -192,8 +194,8 @@ class Watcher:
         self._page_size = PAGE_SIZE
         # Of each history, by technique:
         self._depths: dict[str | None, float] = {}  # pages that are cheaper than single polls
-        # created_at of the last run on them, and how many waits were due when that was found
-        self._horizons: dict[str | None, tuple[float, int]] = {}
+        # created_at of the last run on them, and the price of the waits that were due when that was found
+        self._horizons: dict[str | None, tuple[float, float]] = {}
         self._failed_walks: defaultdict[str | None, int] = defaultdict(int)
         self._no_walks_until: dict[str | None, float] = {}
         self._history_ids: dict[str, str] = {}
@@ -293,11 +295,9 @@ class Watcher:
         for wait in due(self._active_waits()):
             groups[wait.technique_id].append(wait)
         if len(groups) > 1:
-            count = sum(map(len, groups.values()))
-            await self._walk_if_cheaper(ALL_TECHNIQUES, self._prices(groups, count), count)
+            await self._walk_if_cheaper(ALL_TECHNIQUES, self._prices(groups))
         for technique_id, group in groups.items():
-            waits = self._reachable(technique_id, due(group), len(group))
-            await self._walk_if_cheaper(technique_id, dict.fromkeys(waits, 1.0), len(group))
+            await self._walk_if_cheaper(technique_id, dict.fromkeys(due(group), 1.0))
         await self._poll_singly(due([wait for group in groups.values() for wait in group]))
 
     def _next_tick(self, interval: float) -> float:
@@ -367,7 +367,7 @@ class Watcher:
                 for one in tuple(self._waits.get(wait.run_id, ())):
                     self._apply(one, run)
 
-    def _prices(self, groups: dict[str, list[Wait]], count: int) -> dict[Wait, float]:
+    def _prices(self, groups: dict[str, list[Wait]]) -> dict[Wait, float]:
         """Return the price of polling each run that the history of all techniques may show, by other means."""
         prices: dict[Wait, float] = {}
         for technique_id, group in groups.items():
@@ -375,23 +375,8 @@ class Watcher:
             if self._may_walk(technique_id):
                 pages = max(self._depth(technique_id), math.ceil(len(group) / self._page_size))
                 price = min(price, pages * POLLS_PER_PAGE)
-            waits = [wait for wait in self._reachable(ALL_TECHNIQUES, group, count) if not wait.missed]
-            prices.update(dict.fromkeys(waits, price / len(group)))
+            prices.update({wait: price / len(group) for wait in group if not wait.missed})
         return prices
-
-    def _reachable(self, technique_id: str | None, waits: Sequence[Wait], count: int) -> list[Wait]:
-        """Return the waits whose runs a walk is likely to show at a reasonable price.
-
-        :param count: how many waits are due. What is too deep for a few may be worth it for many.
-        """
-        horizon, found_for = self._horizons.get(technique_id, (-math.inf, 0))
-        if count > 2 * found_for:
-            horizon = -math.inf
-        return [
-            wait
-            for wait in waits
-            if wait.missed < HIDDEN_AFTER and (wait.created_at is None or wait.created_at >= horizon)
-        ]
 
     def _may_walk(self, technique_id: str | None) -> bool:
         return time.monotonic() >= self._no_walks_until.get(technique_id, -math.inf)
@@ -399,21 +384,30 @@ class Watcher:
     def _depth(self, technique_id: str | None) -> float:
         return max(1.0, self._depths.get(technique_id, 1.0))
 
-    async def _walk_if_cheaper(self, technique_id: str | None, prices: dict[Wait, float], count: int) -> None:
-        """Read a history if its pages cost less than ``prices``, which are in single polls."""
+    async def _walk_if_cheaper(self, technique_id: str | None, prices: dict[Wait, float]) -> None:
+        """Read a history if the pages that show its runs cost less than ``prices``, which are in single polls."""
         if not self._may_walk(technique_id):
             return
+        total = sum(prices.values())
+        horizon, found_for = self._horizons.get(technique_id, (-math.inf, 0.0))
+        if total > WORTH_ANOTHER_WALK * found_for:
+            horizon = -math.inf
+        missing = {
+            wait: price
+            for wait, price in prices.items()
+            if wait.missed < HIDDEN_AFTER and (wait.created_at is None or wait.created_at >= horizon)
+        }
         depth = self._depth(technique_id)
-        if depth * POLLS_PER_PAGE <= sum(prices.values()):
-            await self._walk(technique_id, prices, count)
+        if depth * POLLS_PER_PAGE <= sum(missing.values()):
+            await self._walk(technique_id, missing, total)
         else:
             self._depths[technique_id] = depth * 0.9  # old runs may have ended since
 
-    async def _walk(self, technique_id: str | None, missing: dict[Wait, float], count: int) -> None:
+    async def _walk(self, technique_id: str | None, missing: dict[Wait, float], total: float) -> None:
         """Read a history. Waits that it does not show stay due."""
         was_well = not self._gate.failures
         try:
-            await self._read_history(technique_id, missing, count)
+            await self._read_history(technique_id, missing, total)
         except FloraError as error:
             log.warning("Could not read the run history of %s: %s", technique_id or "all techniques", error)
             self._failed_walks[technique_id] += was_well
@@ -427,11 +421,11 @@ class Watcher:
             if wait.missed == 1:
                 wait.due = time.monotonic() + min(HISTORY_LAG, wait.poll_interval)
 
-    async def _read_history(self, technique_id: str | None, missing: dict[Wait, float], count: int) -> None:
+    async def _read_history(self, technique_id: str | None, missing: dict[Wait, float], total: float) -> None:
         """Read a history, newest first, and remove the waits that it shows from ``missing``.
 
         :param missing: waits, with the price of polling each by other means.
-        :param count: how many waits are due.
+        :param total: the price of all waits that are due, also of those that are too deep to be worth it.
         """
         seen = [created_at for wait in missing if (created_at := wait.created_at) is not None]
         unseen, oldest = len(missing) - len(seen), min(seen, default=math.inf)
@@ -464,7 +458,7 @@ class Watcher:
         self._depths[technique_id] = taken
         if best - gain >= POLLS_PER_PAGE and horizon < math.inf:
             self._depths[technique_id] = worthwhile
-            self._horizons[technique_id] = (horizon, count)
+            self._horizons[technique_id] = (horizon, total)
 
     def _apply_listed(self, wait: Wait, run: Run) -> None:
         wait.missed = 0
