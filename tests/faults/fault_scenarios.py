@@ -19,7 +19,7 @@ from tests.faults.fault_running import FINAL, Running, Scenario, Script
 
 FAULTS = os.environ.get("FLORA_FAULTS")
 ALL = FAULTS == "all"
-UNTIL_ALL_WAIT = 80.0 if ALL else 25.0
+UNTIL_ALL_WAIT = 160.0 if ALL else 25.0
 """Seconds that a run takes where tasks must wait until what is to happen has happened: starting 50 takes time."""
 MODES = ("deferrable", "synchronous")
 ACCOUNTS = ("docs", "site")
@@ -244,9 +244,10 @@ def _answers() -> Iterator[Scenario]:
 
 
 def _times() -> Iterator[Scenario]:
-    slow = {"flora": {"run_seconds": 12.0}}
+    # Long enough for a slow triggerer to see the run active, and so short that the second attempt sees its end.
+    longer, slow = {"flora": {"run_seconds": 26.0}}, {"flora": {"run_seconds": 12.0}}
     yield from _both(
-        "deferrable", "9", "timeout", conf={"timeout": 8}, says="Started Adopted", script=first_run, **slow
+        "deferrable", "9", "timeout", conf={"timeout": 15}, says="Started Adopted", script=first_run, **longer
     )
     yield from _both(
         "synchronous", "9", "execution_timeout", dag="limited", says="Started Adopted", script=first_run, **slow
