@@ -297,7 +297,7 @@ def _clears() -> Iterator[Scenario]:
         "11",
         "clear of a failed task whose run completed",
         conf={"timeout": 1},
-        flora={"run_seconds": 30.0},
+        flora={"run_seconds": 60.0 if ALL else 30.0},
         script=clear_failed_whose_run_completed,
         says="Started Adopted",
     )
