@@ -83,7 +83,7 @@ class Gate:
 
         :raises FloraInternalError: a programming error prevents it.
         """
-        # Not tenacity, which would be longer: each failure is told to all waits, whose deadlines end this loop.
+        # Not tenacity, which would be longer: each failure is reported to all waits, whose deadlines end this loop.
         while self._client is None:
             try:
                 await self._read_connection()
