@@ -96,7 +96,7 @@ $(SETS:%=try-%): try-%: .venv-%/.ready
 	$(if $(filter $*,$(SETS_WITH_UNIT_TESTS)),env -u FLORA_TESTS_LEAVE_NOTHING_OUT .venv-$*/bin/pytest --quiet \
 		--import-mode=append tests/unit --ignore=tests/unit/api --ignore=tests/unit/files)
 
-faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (25 minutes)
+faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (half an hour)
 	FLORA_FAULTS=all $(BIN)/python -m pytest --tb=line $(ARGS) tests/faults
 
 check: $(VENV)/.ready  ## Lint, formatting and types
