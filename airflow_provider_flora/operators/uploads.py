@@ -77,8 +77,8 @@ class FloraUploadAssetOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Upload the file unless an earlier attempt has, wait until the asset is ready, and return its value."""
         from airflow_provider_flora.api.errors import FloraParameterError
+        from airflow_provider_flora.files.storage import as_text
         from airflow_provider_flora.files.uploads.record import UploadRecord
-        from airflow_provider_flora.files.uploads.source import as_text
         from airflow_provider_flora.files.uploads.uploader import Place, Uploader, value_of, workspace_of
         from airflow_provider_flora.hooks.flora import FloraHook
         from airflow_provider_flora.runs.outcome import airflow_errors

@@ -16,13 +16,13 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_flora.airflow_compat import ObjectStoragePath
 from airflow_provider_flora.api.errors import FloraParameterError, FloraStorageError
 from airflow_provider_flora.files.local import local_path
+from airflow_provider_flora.files.storage import Stored, as_uri, stored_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
@@ -33,20 +33,6 @@ PART_BYTES = 5 * 1024 * 1024
 _PART = ".part"
 _MARK_BYTES = 4
 """Random bytes in the name of an unfinished file."""
-# Properties that change with a stored object, by the names of the file systems.
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "last_modified")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A file in the storage.
-
-    :param bytes: size in bytes.
-    :param version: value that changes when the file changes; ``None`` if the storage has none.
-    """
-
-    bytes: int
-    version: str | None
 
 
 class Destination:
@@ -83,7 +69,7 @@ class Destination:
             )
         inside = inside.rstrip("/")
         self._folder = local_path(inside) if self._is_local else inside
-        self._uri = f"file://{inside}" if self._is_local else _uri(folder, path)
+        self._uri = f"file://{inside}" if self._is_local else as_uri(folder).rstrip("/")
 
     def __str__(self) -> str:
         return f"{self._uri}/"
@@ -103,10 +89,21 @@ class Destination:
                 found: dict[str, Any] = self._fs.info(self._path(name))
             except FileNotFoundError:
                 return None
-        if found.get("type") == "directory":
-            return None
-        version = next((f"{key}={found[key]}" for key in _VERSIONS if found.get(key)), None)
-        return Stored(int(found["size"]), version)
+        return stored_of(found)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a small file of the folder, or ``None`` if it does not exist."""
+        with self._storage_errors(name):
+            self._fs.invalidate_cache(self._folder)
+            try:
+                return bytes(self._fs.cat_file(self._path(name)))
+            except FileNotFoundError:
+                return None
+
+    def delete(self, name: str) -> None:
+        """Delete a file of the folder, if it exists."""
+        with self._storage_errors(name), suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(name))
 
     def compute_digests(self, name: str) -> tuple[str, str]:
         """Return the SHA-256 and MD5 of an existing file, in hex."""
@@ -249,12 +246,3 @@ class _HiddenFile:
             self.file.close()
         with suppress(Exception):
             self._fs.rm_file(self._hidden)
-
-
-def _uri(folder: str | ObjectStoragePath, path: ObjectStoragePath) -> str:
-    text = str(folder).rstrip("/")
-    if isinstance(folder, str):
-        return text
-    conn_id = getattr(path, "conn_id", None) or path.storage_options.get("conn_id")
-    scheme, _, rest = text.partition("://")
-    return text if not conn_id or rest.startswith(f"{conn_id}@") else f"{scheme}://{conn_id}@{rest}"

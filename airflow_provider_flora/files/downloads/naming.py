@@ -163,11 +163,11 @@ def name_of(
     :param suffix: text before the extension.
     """
     name = template.format(
-        technique=_safe(technique),
-        flora_run_id=_safe(run_id),
-        output_id=_safe(output_id),
+        technique=safe(technique),
+        flora_run_id=safe(run_id),
+        output_id=safe(output_id),
         index=index,
-        ext=_safe(ext),
+        ext=safe(ext),
     )
     name = _with_suffix(name, suffix)
     if name.partition(".")[0].rstrip().upper() in _RESERVED:
@@ -175,7 +175,7 @@ def name_of(
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    end = f"-{digest}.{_safe(ext)[:16]}"
+    end = f"-{digest}.{safe(ext)[:16]}"
     start = name.encode()[: MAX_NAME_BYTES - len(end.encode())].decode(errors="ignore")
     return f"{start.rstrip('. ')}{end}"
 
@@ -211,7 +211,7 @@ def suffixes_for(names: Sequence[str]) -> list[str]:
     return suffixes
 
 
-def _safe(value: str) -> str:
+def safe(value: str) -> str:
     """Return a value without characters that have a meaning in paths."""
     plain = unicodedata.normalize("NFC", value.encode(errors="replace").decode())
     return re.sub(r"[^\w.-]|\.(?=\.)", "_", plain).strip(".") or "_"

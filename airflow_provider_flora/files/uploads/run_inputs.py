@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_flora.api.errors import FloraFileError
 from airflow_provider_flora.api.file_types import content_type_of
 from airflow_provider_flora.api.inputs import MEDIA_INPUT_TYPES, names_a_file
-from airflow_provider_flora.files.uploads.source import SourceFile, as_text
+from airflow_provider_flora.files.storage import as_text
+from airflow_provider_flora.files.uploads.source import SourceFile
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
@@ -52,7 +53,7 @@ class InputFiles:
 
         :raises FloraFileError: a file cannot be read now.
         """
-        return {name: digest for name in _possible_files(self.inputs) if (digest := self._compute_digest(name))}
+        return {name: digest for name in possible_files(self.inputs) if (digest := self._compute_digest(name))}
 
     def find_problem(self, name: str, input_type: str) -> str | None:
         """Return the problem of a file for an input type, or ``None`` if there is none.
@@ -137,7 +138,7 @@ def _with_text(entry: Any) -> Any:
     return {**entry, "value": as_text(entry["value"])} if isinstance(entry, Mapping) and "value" in entry else entry
 
 
-def _possible_files(inputs: Any) -> Iterable[str]:
+def possible_files(inputs: Any) -> Iterable[str]:
     """Return the values that look like file names of images or videos, without web URLs."""
     if isinstance(inputs, Mapping):
         values = [*inputs.values()]

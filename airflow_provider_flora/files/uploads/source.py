@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from airflow_provider_flora.airflow_compat import AirflowNotFoundException
-from airflow_provider_flora.api.errors import FloraError, FloraFileError
+from airflow_provider_flora.api.errors import FloraFileError
 from airflow_provider_flora.api.file_types import (
     CONTENT_TYPES,
     DIRECT_LIMIT,
@@ -24,7 +21,7 @@ from airflow_provider_flora.api.file_types import (
     content_type_of,
 )
 from airflow_provider_flora.files.checksum import Sha256
-from airflow_provider_flora.files.local import local_path
+from airflow_provider_flora.files.storage import file_errors, path_of
 
 if TYPE_CHECKING:
     from airflow_provider_flora.airflow_compat import ObjectStoragePath
@@ -34,14 +31,6 @@ CHUNK_BYTES = 1024 * 1024
 INSPECTED_BYTES = 256 * 1024
 """Block size for inspecting a file in a storage."""
 _SHOWN_BYTES = 24
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_LOCAL_URI = "file:///"
-
-
-def as_text(value: Any) -> Any:
-    """Return a path or ``ObjectStoragePath`` as text, and any other value unchanged."""
-    is_path = isinstance(value, PurePath) or (hasattr(value, "protocol") and hasattr(value, "open"))
-    return str(value) if is_path else value
 
 
 class SourceFile:
@@ -67,7 +56,7 @@ class SourceFile:
 
         :raises FloraFileError: the file does not exist or cannot be read.
         """
-        with self._file_errors():
+        with file_errors(self.location):
             if isinstance(self._path, Path) and not self._path.is_file():
                 raise IsADirectoryError if self._path.is_dir() else FileNotFoundError
             return int(self._path.stat().st_size)
@@ -81,7 +70,7 @@ class SourceFile:
             yield self._content
             return
         size, seen = self.size, 0
-        with self._file_errors(), self._open() as file, Sha256() as digest:
+        with file_errors(self.location), self._open() as file, Sha256() as digest:
             while chunk := file.read(CHUNK_BYTES):
                 seen += len(chunk)
                 if seen > size:
@@ -158,31 +147,17 @@ class SourceFile:
         )
 
         if claimed not in self._contents:
-            with self._file_errors(), self._open_seekable() as file:
+            with file_errors(self.location), self._open_seekable() as file:
                 self._contents[claimed] = inspect_content(file, claimed, PIXEL_LIMIT)
         return self._contents[claimed]
 
     def _read_start(self) -> bytes:
-        with self._file_errors(), self._open_seekable() as file:
+        with file_errors(self.location), self._open_seekable() as file:
             return file.read(_SHOWN_BYTES)
 
     @cached_property
     def _path(self) -> Path | ObjectStoragePath:
-        if self._conn_id is None and self.location.startswith(_LOCAL_URI):
-            return Path(local_path(self.location[len(_LOCAL_URI) - 1 :]))
-        if not _URI.match(self.location) and self._conn_id is None:
-            return Path(local_path(self.location)).expanduser()
-        from airflow_provider_flora.airflow_compat import ObjectStoragePath
-
-        # With conn_id=None, Airflow 2 ignores the connection in the URI.
-        storage = {} if self._conn_id is None else {"conn_id": self._conn_id}
-        return ObjectStoragePath(self.location, **storage)
-
-    def _location_advice(self) -> str:
-        if _URI.match(self.location) and not self.location.startswith("file:"):
-            return " in that storage. Check the bucket, the key and the connection."
-        folder = "" if self.location.startswith(("/", "file:///")) else f" (relative to {Path.cwd()})"
-        return f"{folder} on the worker. Use its full path, or a storage that all workers reach."
+        return path_of(self.location, self._conn_id)
 
     def _open(self) -> BinaryIO:
         return cast(BinaryIO, self._path.open("rb"))
@@ -195,30 +170,3 @@ class SourceFile:
             return self._path.open("rb")
         path: Any = self._path
         return cast(BinaryIO, path.open("rb", block_size=INSPECTED_BYTES))
-
-    @contextmanager
-    def _file_errors(self) -> Iterator[None]:
-        """Turn the errors of all storages into a FloraFileError."""
-        try:
-            yield
-        except (FloraError, GeneratorExit):
-            raise
-        except FileNotFoundError as error:
-            raise FloraFileError(f"There is no file {self.location!r}{self._location_advice()}") from error
-        except IsADirectoryError as error:
-            raise FloraFileError(f"{self.location!r} is a folder, not a file.") from error
-        except (ValueError, ImportError) as error:
-            is_uri = _URI.match(self.location)
-            advice = " Check that Airflow's provider for this storage is installed." if is_uri else ""
-            raise FloraFileError(f"{self.location!r} cannot be read: {_describe(error)}.{advice}") from error
-        except (NotADirectoryError, PermissionError, AirflowNotFoundException) as error:
-            raise FloraFileError(f"{self.location!r} cannot be read: {_describe(error)}") from error
-        except Exception as error:
-            # Each storage has its own errors, which may be transient.
-            raise FloraFileError(
-                f"{self.location!r} cannot be read now: {_describe(error)}", retryable=True
-            ) from error
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
