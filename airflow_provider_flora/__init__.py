@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.errors import FloraAnswerError as FloraAnswerError
     from airflow_provider_flora.api.errors import FloraAnswerSizeError as FloraAnswerSizeError
     from airflow_provider_flora.api.errors import FloraAPIError as FloraAPIError
+    from airflow_provider_flora.api.errors import FloraBatchError as FloraBatchError
     from airflow_provider_flora.api.errors import FloraConnectionError as FloraConnectionError
     from airflow_provider_flora.api.errors import FloraDownloadError as FloraDownloadError
     from airflow_provider_flora.api.errors import FloraError as FloraError

@@ -19,6 +19,7 @@
     ├── FloraWaitError          a wait ended, and its result cannot be read
     ├── FloraDownloadError      an output could not be downloaded
     ├── FloraStorageError       a storage could not be read or written
+    ├── FloraBatchError         too many rows of a batch did not complete
     └── FloraInternalError      a bug in this provider ended a wait
 
 No I/O, and nothing of Airflow. No message contains the API key.
@@ -355,6 +356,19 @@ class FloraStorageError(FloraError):
 
     kind = "storage"
     remedy = Remedy.RETRY_LATER
+
+
+class FloraBatchError(FloraError):
+    """A batch that did not complete as many of its rows as it has to. What completed is in its manifest.
+
+    :param remedy: what to do about the rows that did not complete.
+    """
+
+    kind = "batch"
+
+    def __init__(self, message: str, remedy: Remedy = Remedy.CHANGE_INPUT) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 class FloraInternalError(FloraError):

@@ -18,6 +18,7 @@ from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY, FloraTechnique
 from airflow_provider_flora.task.deadline import NO_TRIGGERER_GRACE, Deadline
 from airflow_provider_flora.task.parameters import check_choice, none_if_empty, parse_number
 from airflow_provider_flora.task.state import store_of
+from airflow_provider_flora.task.success import do_after_success
 
 if TYPE_CHECKING:
     from airflow_provider_flora.airflow_compat import Context, ObjectStoragePath
@@ -315,18 +316,9 @@ class FloraRunTechniqueOperator(BaseOperator):
                 download = partial(downloads.download, run, self.technique_id, hook.settings, store)
         value = hand_over(run, self.technique_id, context, self.returns, self.log, download)
         if store_of(context) is not None:
-            self._record_delivery_on_success(records)
+            # If this fails, the next clear returns the same run again, at no cost.
+            do_after_success(self, records.record_delivery)
         return value
-
-    def _record_delivery_on_success(self, records: Records) -> None:
-        """Record the delivery of the run after Airflow has recorded the task's success, and not before.
-
-        An error after ``execute`` fails the task. A clear must return the same run then.
-        """
-        callbacks = self.on_success_callback or ()
-        callbacks = [*callbacks] if isinstance(callbacks, Sequence) else [callbacks]
-        # If this fails, the next clear returns the same run again, at no cost.
-        self.on_success_callback = [*callbacks, lambda context: records.record_delivery()]
 
     def _make_downloads(self) -> Downloads | None:
         download_to = none_if_empty(self.download_to)

@@ -61,7 +61,8 @@ def hand_over(
     if context["task"].do_xcom_push:
         for key, part in _xcoms(value, log).items():
             push_xcom(context["ti"], key, part)
-    _add_to_asset_events(value, context)
+    extra = {key: value[key] for key in ("run_id", "technique_id", "charged_cost")}
+    add_to_asset_events({**extra, "files": value.get("files", [])}, context)
     log.info("%s", _summary(value))
     return value["outputs"] if returns == "outputs" else value
 
@@ -107,8 +108,8 @@ def _shorten(output: Mapping[str, Any], file: str | None) -> str:
     return f"{output['output_id']} = {output['url']}"
 
 
-def _add_to_asset_events(value: Mapping[str, Any], context: Mapping[str, Any]) -> None:
-    """Add the run to the event of each Airflow asset that the task updates.
+def add_to_asset_events(extra: Mapping[str, Any], context: Mapping[str, Any]) -> None:
+    """Add what a task has done to the event of each Airflow asset that it updates.
 
     An asset alias is left to the DAG's author: its asset is not known here.
     """
@@ -117,11 +118,10 @@ def _add_to_asset_events(value: Mapping[str, Any], context: Mapping[str, Any]) -
         return
     from airflow_provider_flora.airflow_compat import Asset
 
-    extra = {key: value[key] for key in ("run_id", "technique_id", "charged_cost")}
     for outlet in outlets:
         if isinstance(outlet, Asset):
             event = context["outlet_events"][outlet]
-            event.extra = {**event.extra, **extra, "files": value.get("files", [])}
+            event.extra = {**event.extra, **extra}
 
 
 @contextmanager

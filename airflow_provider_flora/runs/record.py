@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -179,10 +179,9 @@ class Records:
         generation = 0
         if previous is not None and previous.key:
             generation = previous.generation + previous.was_sent
-        name = json.dumps([*self.attempt.identity, blank.max_tries, blank.digest, generation])
-        key = f"airflow-{hashlib.sha256(name.encode()).hexdigest()[:40]}"
         past = () if previous is None else previous.known_runs
-        return replace(blank, key=key, generation=generation, past=past)
+        intent = replace(blank, generation=generation, past=past)
+        return replace(intent, key=derive_key(self.attempt.identity, intent))
 
     def presume(self, record: Record, skew: tuple[float, float], start_duration: float) -> Record | None:
         """Return the record that earlier attempts may have made of an intent, or ``None`` if there were none.
@@ -206,6 +205,15 @@ class Records:
         same_key = retried and not (lost and was_cleared)
         sent = ((first + skew[0], end + skew[1]),)
         return replace(record, sent=sent, presumed=True, resendable=same_key)
+
+
+def derive_key(identity: Sequence[object], record: Record) -> str:
+    """Return the key of a record's intent.
+
+    :param identity: identity of the task instance when the intent was made.
+    """
+    name = json.dumps([*identity, record.max_tries, record.digest, record.generation])
+    return f"airflow-{hashlib.sha256(name.encode()).hexdigest()[:40]}"
 
 
 def digest_of(technique_id: str, inputs: object, callback_url: str | None) -> str:

@@ -90,6 +90,11 @@ UNDATED_ANSWERS = 3
 SAVES, SLOW_SAVE = 3, 2.0
 """Seconds. An intent that took longer to save is saved again with its real time, this often at most. Each time it
 allows for a save that takes twice as long as the one before. If none is enough, nothing is sent."""
+ADVICE = (
+    "If one of them is this task's, set adopt_run_id to its id. To start a new run and accept a second charge, set "
+    "on_unknown_start='restart'. Then clear the task."
+)
+"""What a person can do about a start whose run cannot be identified."""
 RESTART = "restart"
 ABANDON = "none"
 """The ``adopt_run_id`` that abandons an earlier run."""
@@ -205,6 +210,8 @@ class Starter:
     :param siblings: returns the ids of runs that belong to other tasks.
     :param log: the task's log.
     :param abandoned: whether the user abandons the earlier run.
+    :param run: a run that has just been polled, in case it is the record's.
+    :param advice: what a person can do about a start whose run cannot be identified.
     """
 
     def __init__(
@@ -221,6 +228,8 @@ class Starter:
         siblings: Callable[[], Iterable[str]],
         log: Log,
         abandoned: bool = False,
+        run: Run | None = None,
+        advice: str = ADVICE,
     ) -> None:
         self._client = client
         self._technique_id = technique_id
@@ -234,6 +243,8 @@ class Starter:
         self._log = log
         self._abandoned = abandoned
         self._blank = records.empty_record(digest_of(technique_id, inputs, callback_url), technique_id)
+        self._known = run
+        self._advice = advice
         self._run: Run | Gone | None = None
         self._key_is_known = False
         self._attempts_left = client.settings.max_retries + 1
@@ -253,6 +264,8 @@ class Starter:
         with self._records.protect_paid_run():
             self._record = self._load_record()
         self._was_started_before = self._record.run_id is not None
+        if self._known is not None and self._known.run_id == self._record.run_id:
+            self._run = self._known
         try:
             while True:
                 state = decide(self._record, self._run, self._collect_facts())
@@ -748,9 +761,7 @@ class Starter:
         named = ", ".join(parts[:MAX_CANDIDATES]) + (" and more" if len(parts) > MAX_CANDIDATES else "")
         return FloraUnknownStartError(
             f"An earlier attempt of this task sent a start to Flora, and the answer was lost. {problem} Nothing "
-            f"was started now. Possible runs: {named or 'none in the history yet'}. If one of them is this "
-            "task's, set adopt_run_id to its id. To start a new run and accept a second charge, set "
-            "on_unknown_start='restart'. Then clear the task."
+            f"was started now. Possible runs: {named or 'none in the history yet'}. {self._advice}"
         )
 
 

@@ -22,6 +22,7 @@ class Attempt:
     :param retries: current ``retries`` of the task.
     :param retry_delay: seconds.
     :param clear_number: number of clears in the DAG run (Airflow 3.0 and later).
+    :param row_id: the row of a batch that the attempt is about, if it is about one.
     """
 
     dag_id: str
@@ -36,6 +37,7 @@ class Attempt:
     retries: int
     retry_delay: float
     clear_number: int | None = None
+    row_id: str | None = None
 
     @classmethod
     def of(cls, context: Mapping[str, Any]) -> Attempt:
@@ -62,8 +64,9 @@ class Attempt:
 
     @property
     def identity(self) -> list[str | int | float]:
-        """The identity of the task instance, the same in all its attempts."""
-        return [self.dag_id, self.run_id, self.task_id, self.map_index, self.dag_run_began]
+        """The identity of the task instance, or of its row, the same in all its attempts."""
+        row = [] if self.row_id is None else [self.row_id]
+        return [self.dag_id, self.run_id, self.task_id, self.map_index, self.dag_run_began, *row]
 
     @property
     def number(self) -> int:

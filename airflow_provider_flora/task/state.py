@@ -4,6 +4,9 @@
     flora_run       the record of the task's run                              ``runs.record``
     flora_assets    the Flora assets that the task has uploaded               ``files.uploads.record``
     flora_files     the files that the task has downloaded                    ``files.downloads.record``
+    flora_batch     the head of a batch's journal                             ``batch.journal``
+    flora_rows_0    the records of a batch's rows, in pages                   ``batch.journal``
+    flora_progress  how far a batch is, in words                              people
     flora_refused   the first of Flora's refusals to show a run               ``sensors.flora``
 
 Values are read leniently: the next attempt may run another release.
@@ -15,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 RUN, FLORA_ASSETS, FILES, REFUSAL = "flora_run", "flora_assets", "flora_files", "flora_refused"
+BATCH, BATCH_ROWS, PROGRESS = "flora_batch", "flora_rows_", "flora_progress"
 
 
 def store_of(context: Mapping[str, Any]) -> Any:
