@@ -27,11 +27,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "task": {"airflow_compat", "api"},
     "files": {"airflow_compat", "api", "task", "version"},
     "runs": {"airflow_compat", "api", "task"},
+    "batch": {"airflow_compat", "api", "files", "runs", "task"},
     "hooks": {"airflow_compat", "api", "files", "get_provider_info", "task"},
     "links": {"airflow_compat", "api"},
     "triggers": {"airflow_compat", "api", "hooks", "runs"},
     "sensors": {"airflow_compat", "api", "hooks", "runs", "task", "triggers"},
-    "operators": {"airflow_compat", "api", "files", "hooks", "links", "runs", "task", "triggers"},
+    "operators": {"airflow_compat", "api", "batch", "files", "hooks", "links", "runs", "task", "triggers"},
 }
 WITHOUT_AIRFLOW = ("api", "emulator", "__init__", "version")
 

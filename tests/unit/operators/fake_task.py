@@ -10,6 +10,7 @@ import asyncio
 import copy
 import json
 from datetime import datetime, timezone
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,17 +157,21 @@ class TaskLife:
         context = self.context(task=task)
         if render:
             task.render_template_fields(context)
-        try:
-            value = task.execute(context)
-        except TaskDeferred as deferred:
-            event = self.wait_in_triggerer(deferred)
-            task = copy.deepcopy(self.operator)
-            context["task"] = task
-            if render:
-                task.render_template_fields(context)
-            value = getattr(task, deferred.method_name)(context, event=event, **(deferred.kwargs or {}))
-        self.succeed(task, context)
-        return value
+        work = partial(task.execute, context)
+        while True:
+            try:
+                value = work()
+            except TaskDeferred as deferred:
+                event = self.wait_in_triggerer(deferred)
+                task = copy.deepcopy(self.operator)
+                context["task"] = task
+                if render:
+                    task.render_template_fields(context)
+                arguments = json.loads(json.dumps(deferred.kwargs or {}))
+                work = partial(getattr(task, deferred.method_name), context, event=event, **arguments)
+            else:
+                self.succeed(task, context)
+                return value
 
     def succeed(self, task: Any, context: dict[str, Any]) -> None:
         """Do what Airflow does once it has recorded the task's success."""
