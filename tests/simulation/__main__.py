@@ -9,15 +9,18 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .virtual_time import real_monotonic
 
 if TYPE_CHECKING:
     from .breakages import Breakage
+
+Play = Callable[..., Any]
+"""Plays the history of a seed."""
 
 CHUNK = 250
 """Histories that a process plays before it reports its results."""
@@ -38,18 +41,18 @@ def main() -> int:
     asked = _arguments()
     if asked.breakages is not None:
         return _try_breakages(asked.breakages, asked.seed, asked.count, asked.jobs)
-    _prepare()
+    play = _prepare(of_batches=asked.batches)
     if asked.story is not None:
-        return _print_story(asked.story, asked.shrink)
+        return _print_story(play, asked.story, asked.shrink)
     if asked.show:
         for seed in range(asked.seed, asked.seed + asked.show):
-            _print_story(seed, shrink=False)
+            _print_story(play, seed, shrink=False)
         return 0
     began = real_monotonic()
     total = Outcome()
     broken: Counter[str] = Counter()
     printed = began
-    for part in _play_all(asked.seed, asked.count, asked.jobs, stop_at_first=asked.first):
+    for part in _play_all(play, asked.seed, asked.count, asked.jobs, stop_at_first=asked.first):
         total.count += part.count
         total.requests += part.requests
         total.runs += part.runs
@@ -71,7 +74,7 @@ def main() -> int:
         seeds = [seed for seed, name, _ in total.findings if name == promise]
         print("seeds: " + " ".join(map(str, sorted(seeds)[:12])))
         for seed in sorted(seeds)[: asked.stories]:
-            _print_story(seed, shrink=True)
+            _print_story(play, seed, shrink=True)
     return 1
 
 
@@ -80,6 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the first history")
     parser.add_argument("--count", type=int, default=20_000, help="of histories")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes")
+    parser.add_argument("--batches", action="store_true", help="histories of batches, not of single runs")
     parser.add_argument("--stories", type=int, default=1, help="how many findings to print for each promise")
     parser.add_argument("--first", action="store_true", help="stop at the first finding")
     parser.add_argument("--story", type=int, metavar="SEED", help="print one history, and nothing else")
@@ -97,16 +101,23 @@ def _load_airflow() -> None:
     import airflow.triggers.base  # noqa: F401
 
 
-def _prepare() -> None:
-    """Load the code under test, once for all processes, and put it into the modelled world."""
+def _prepare(*, of_batches: bool = False) -> Play:
+    """Load the code under test, once for all processes, and put it into the modelled world.
+
+    :return: what plays a history.
+    """
     _load_airflow()
-    from . import history, world
+    from . import batches, history, world
 
     os.environ.clear()  # proxies and certificates of this machine are not in the modelled world
     world.install()
-    history.play(0)  # what is imported late is imported now
+    if of_batches:
+        batches.install()
+    play: Play = batches.play if of_batches else history.play
+    play(0)  # what is imported late is imported now
     gc.collect()
     gc.freeze()
+    return play
 
 
 # --- breakages --------------------------------------------------------------------------------------------
@@ -135,11 +146,11 @@ def _find(task: tuple[Breakage, int, int]) -> tuple[str, bool]:
 
     breakage, seed, count = task
     breakages.apply(breakage)
-    _prepare()
+    play = _prepare(of_batches=breakage.of_batches)
     gc.disable()
     others: Counter[str] = Counter()
     for number in range(count):
-        found = history.play(seed + number)
+        found = play(seed + number)
         if isinstance(found, history.Finding):
             if found.promise in breakage.promises:
                 return f"found after {number + 1:5d}: {breakage.name}: {found.promise} (seed {found.seed})", True
@@ -152,9 +163,9 @@ def _find(task: tuple[Breakage, int, int]) -> tuple[str, bool]:
 # --- playing ----------------------------------------------------------------------------------------------
 
 
-def _play_all(seed: int, count: int, jobs: int, *, stop_at_first: bool) -> Iterator[Outcome]:
+def _play_all(play: Play, seed: int, count: int, jobs: int, *, stop_at_first: bool) -> Iterator[Outcome]:
     chunks = [
-        (begin, min(CHUNK, seed + count - begin), stop_at_first) for begin in range(seed, seed + count, CHUNK)
+        (play, begin, min(CHUNK, seed + count - begin), stop_at_first) for begin in range(seed, seed + count, CHUNK)
     ]
     if jobs <= 1:
         yield from map(_play_some, chunks)
@@ -163,14 +174,14 @@ def _play_all(seed: int, count: int, jobs: int, *, stop_at_first: bool) -> Itera
         yield from pool.imap_unordered(_play_some, chunks)
 
 
-def _play_some(chunk: tuple[int, int, bool]) -> Outcome:
+def _play_some(chunk: tuple[Play, int, int, bool]) -> Outcome:
     from . import history
 
-    begin, count, stop_at_first = chunk
+    play, begin, count, stop_at_first = chunk
     outcome = Outcome()
     gc.disable()  # between histories is the better moment
     for seed in range(begin, begin + count):
-        result = history.play(seed)
+        result = play(seed)
         outcome.count += 1
         if isinstance(result, history.Finding):
             outcome.findings.append((seed, result.promise, result.text))
@@ -194,12 +205,12 @@ def _print_progress(total: Outcome, count: int, seconds: float) -> None:
     )
 
 
-def _print_story(seed: int, shrink: bool) -> int:
+def _print_story(play: Play, seed: int, shrink: bool) -> int:
     """Tell the story of a seed."""
     from . import history, story
     from .shrink import shrink as shrunk
 
-    found = history.play(seed, narrating=True)
+    found = play(seed, narrating=True)
     if not isinstance(found, history.Finding):
         print(f"\nSeed {seed}: no promise was broken.")
         print("\n".join(story.to_lines(found.story)))
@@ -208,10 +219,10 @@ def _print_story(seed: int, shrink: bool) -> int:
         kind = found.kind
 
         def breaks(choices: list[int]) -> bool:
-            again = history.play(seed, choices)
+            again = play(seed, choices)
             return isinstance(again, history.Finding) and again.kind == kind
 
-        found = history.play(seed, shrunk(found.choices, breaks), narrating=True)
+        found = play(seed, shrunk(found.choices, breaks), narrating=True)
         assert isinstance(found, history.Finding)
     print(f"\nSeed {seed}: {found.promise}: {found.text}")
     print("\n".join(story.to_lines(found.story)))

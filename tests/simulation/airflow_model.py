@@ -191,6 +191,8 @@ class Instance:
         self.noted: set[str] = set()
         """Ids of runs whose delivery the code had every occasion to note."""
         self.noted_in: Store | None = None
+        self.make_task: Callable[[Instance], Any] | None = None
+        """Makes the task, if it is not one that runs a technique once."""
         deployment.dag_run.instances.append(self)
 
     @property
@@ -445,6 +447,8 @@ def _built(limited: bool, deferrable: bool, wait_for_completion: bool, returns: 
 
 def _rendered(instance: Instance) -> Any:
     """Return the task as a process has it: built, with the values that its templates rendered to."""
+    if instance.make_task is not None:
+        return instance.make_task(instance)
     definition = instance.definition
     kind, fields = _built(
         definition.max_run_cost is not None,
@@ -539,6 +543,8 @@ class Worker:
         self._hand_over(task, context, value)
 
     def _hand_over(self, task: Any, context: Any, value: Any) -> None:
+        from airflow_provider_flora.api.errors import FloraError
+
         instance, process = self.instance, self.process
         world = instance.world
         fails = "nothing"
@@ -565,7 +571,7 @@ class Worker:
         for callback in callbacks if isinstance(callbacks, (list, tuple)) else (callbacks,):
             try:
                 callback(context)
-            except StoreAwayError as error:
+            except (StoreAwayError, FloraError) as error:
                 world.narrate("a success callback failed: {}", error)
             except Exception as error:
                 world.broken("no unexpected error", f"a success callback raised {error!r}")

@@ -34,6 +34,7 @@ class Breakage:
     line: str
     broken: str
     promises: tuple[str, ...]
+    of_batches: bool = False
 
     def applied_to(self, source: str) -> str:
         """Return a module's source with the breakage in it.
@@ -48,6 +49,72 @@ class Breakage:
 
 
 BREAKAGES = (
+    # --- batches ---
+    Breakage(
+        "a clear gives the keys of rows another identity",
+        "batch.journal",
+        'self.identity: list[Any] = head.get("identity") or attempt.identity',
+        "self.identity: list[Any] = attempt.identity",
+        (ONE_CHARGE,),
+        of_batches=True,
+    ),
+    Breakage(
+        "a failed run that is known counts for any record",
+        "runs.starting",
+        "if self._known is not None and self._known.run_id == self._record.run_id:",
+        "if self._known is not None:",
+        (ONE_CHARGE,),
+        of_batches=True,
+    ),
+    Breakage(
+        "pages of completed rows are left out without reuse, too",
+        "batch.batch",
+        "completed if self._order.reuse else ()",
+        "completed",
+        (ONE_CHARGE,),
+        of_batches=True,
+    ),
+    Breakage(
+        "the runs of rows that are done count for nobody's",
+        "batch.running",
+        'return self._journal.known_runs() | {line["run_id"] for line in lines if line.get("run_id")}',
+        "return self._journal.known_runs()",
+        (OWN_RUN, ONE_CHARGE),
+        of_batches=True,
+    ),
+    Breakage(
+        "the intent of a row is stored later",
+        "batch.journal",
+        "now=record.run_id is None)",
+        "now=False)",
+        (ONE_CHARGE,),
+        of_batches=True,
+    ),
+    Breakage(
+        "the thread of an attempt that is over still starts its row",
+        "batch.journal",
+        "if self._is_closed and now:",
+        "if False:",
+        (ONE_CHARGE,),
+        of_batches=True,
+    ),
+    Breakage(
+        "a row of another execution is reused whatever its inputs",
+        "batch.entries",
+        'if line.get("digest") != entry.digest or digests_differ(str(line.get("digest")), entry.digest):',
+        "if False:",
+        (OWN_RUN,),
+        of_batches=True,
+    ),
+    Breakage(
+        "a batch succeeds although rows failed",
+        "batch.batch",
+        "if bad <= self._allowed_failures():",
+        "if True:",
+        (OWN_RUN,),
+        of_batches=True,
+    ),
+    # --- single runs ---
     # --- charged twice ---
     Breakage(
         "a start of unknown fate is sent again at once",

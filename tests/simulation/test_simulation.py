@@ -16,6 +16,12 @@ def test_no_history_breaks_a_promise() -> None:
     assert f"{COUNT} of {COUNT} histories" in done.stdout
 
 
+def test_no_history_of_a_batch_breaks_a_promise() -> None:
+    done = simulate("--batches", "--seed", "1", "--count", "500")
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
+    assert "500 of 500 histories" in done.stdout
+
+
 def test_a_seed_is_the_same_history_under_any_hash_seed() -> None:
     stories = [
         hashlib.sha256("".join(simulate("--show", "100", "--seed", "7", PYTHONHASHSEED=seed).stdout).encode())

@@ -14,6 +14,7 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import greenlet
@@ -57,6 +58,7 @@ class Process:
         "is_zombie",
         "keeps_records",
         "name",
+        "on_death",
         "skew",
         "suspended",
         "task",
@@ -74,6 +76,8 @@ class Process:
         self.alarm: tuple[float, type[BaseException]] | None = None
         self.fiber: Fiber | None = None
         self.watched: Callable[[str], None] | None = None
+        self.on_death: Callable[[], None] | None = None
+        """What ends the rest of a process of which one thread or loop has met its death."""
         self.keeps_records = False
         self.suspended = 0.0
         """Seconds for which its machine was suspended: its monotonic clock has not counted them."""
@@ -92,6 +96,8 @@ class Process:
             self.alive = False
             if self.watched is not None:
                 self.watched(what)
+            if self.on_death is not None:
+                self.on_death()
             raise Crash
 
 
@@ -162,7 +168,7 @@ class Hub:
         if not isinstance(fiber, Fiber):
             raise RuntimeError("time.sleep blocks the triggerer's event loop")
         wake = self.now + max(seconds, SHORTEST_SLEEP)
-        alarm = process.alarm
+        alarm = process.alarm if fiber is process.fiber else None  # Python's signals come to the main thread
         if alarm is not None and alarm[0] <= wake:
             wake = max(alarm[0], self.now)
         if self._queue and self._queue[0][0] <= wake:
@@ -212,12 +218,15 @@ class Loop(asyncio.AbstractEventLoop):
         self._complain = complain
         self._ready: deque[asyncio.Handle] = deque()
         self._tasks: list[asyncio.Task[Any]] = []
+        self._fibers: list[Fiber] = []
+        self._is_closed = False
         self._is_due = False
 
     def kill(self) -> None:
         """End it as a process ends: nothing of it runs any more."""
         self._process.alive = False
         self._hub.process = self._process
+        self._is_closed = True
         self._ready.clear()
         for task in self._tasks:
             if not task.done():
@@ -249,7 +258,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
-        if self._process.alive:
+        if self._process.alive and not self._is_closed:
             self._ready.append(handle)
             if not self._is_due:
                 self._is_due = True
@@ -269,6 +278,27 @@ class Loop(asyncio.AbstractEventLoop):
             self._hub.at(when, self._run_timer, handle)
         return handle
 
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, call: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Run synchronous code in a thread: in a fiber of its own."""
+        future = self.create_future()
+
+        def run() -> None:
+            try:
+                end = partial(future.set_result, call(*args))
+            except Crash:
+                return
+            except BaseException as error:
+                end = partial(future.set_exception, error)
+            self.call_soon(lambda: future.done() or end())
+
+        fiber = Fiber(run, self._hub._main)
+        fiber.process = self._process
+        self._fibers.append(fiber)
+        self._hub.at(self._hub.now, self._hub._begin, fiber)
+        return future
+
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         self._complain(f"{context.get('message')}: {context.get('exception')!r}")
 
@@ -279,7 +309,7 @@ class Loop(asyncio.AbstractEventLoop):
         pass
 
     def _run_timer(self, handle: asyncio.TimerHandle) -> None:
-        if not handle.cancelled() and self._process.alive:
+        if not handle.cancelled() and self._process.alive and not self._is_closed:
             self._ready.append(handle)
             self._run_ready()
 
@@ -296,6 +326,53 @@ class Loop(asyncio.AbstractEventLoop):
         finally:
             events._set_running_loop(None)
             self._is_due = False
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, Any], complain: Callable[[str], None]) -> Any:
+    """Do what ``asyncio.run`` does, in a process that is played: its loop runs while its main thread waits."""
+    hub = clock.hub
+    assert hub is not None
+    process, fiber = hub.process, greenlet.getcurrent()
+    assert isinstance(fiber, Fiber)
+    loop = Loop(hub, process, complain)
+    ended: list[Any] = []
+
+    async def run() -> None:
+        try:
+            ended[:] = [await coroutine, None]
+        except BaseException as error:
+            ended[:] = [None, error]
+        hub.wake(fiber)
+
+    def bury() -> None:
+        hub.kill(process)
+        for other in loop._fibers:
+            if other and not other.dead:  # one that has not begun never will
+                hub._enter(process)
+                other.throw(Crash)
+
+    def ring() -> None:
+        alarm = process.alarm
+        if alarm is not None and process.alive and not ended and not fiber.dead:
+            process.alarm = None
+            hub._enter(process)
+            fiber.throw(alarm[1])
+
+    process.on_death = lambda: hub.at(hub.now, bury)
+    if process.alarm is not None:
+        hub.at(process.alarm[0], ring)
+    loop.create_task(run())
+    try:
+        hub.wait()
+    finally:
+        process.on_death = None
+        alive = process.alive
+        loop.kill()
+        process.alive = alive
+        hub.process = process
+    if ended[1] is not None:
+        raise ended[1]
+    return ended[0]
 
 
 class Clock:
