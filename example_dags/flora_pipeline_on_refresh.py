@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from datetime import datetime, timedelta, timezone
 from typing import Any
+
+from airflow_provider_flora.batch import read_manifest
 
 try:
     from airflow.sdk import Asset, ObjectStoragePath, dag, get_current_context, task
@@ -37,16 +37,18 @@ def flora_pipeline_on_refresh():
 
     # [END howto_flora_on_asset]
 
+    # [START howto_flora_read_manifest]
     @task
     def publish(refreshed: list[dict[str, Any]]) -> dict[str, int]:
-        """Return the size of each new picture. In your DAG: put it into the shop."""
+        """Return the size of each picture. In your DAG: put it into the shop."""
         published = {}
-        for manifest in refreshed:
-            text = ObjectStoragePath(manifest["manifest"]).read_text()
-            for row in csv.DictReader(io.StringIO(text)):
-                if row["status"] == "completed":
-                    published[row["product"]] = ObjectStoragePath(row["file"]).stat().st_size
+        for manifest in {event["manifest"] for event in refreshed}:
+            for row in read_manifest(manifest):
+                for file in row["files"]:
+                    published[row["row_id"]] = ObjectStoragePath(file["uri"]).stat().st_size
         return published
+
+    # [END howto_flora_read_manifest]
 
     publish(manifests())
 

@@ -6,9 +6,7 @@ assets' events call for.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import sqlite3
@@ -33,6 +31,7 @@ PYTHON_2_11 = REPOSITORY / ".venv-airflow-2.11" / "bin" / "python"
 DATABASES = REPOSITORY / ".airflow" / "empty-databases"
 PRODUCTS = ("sneaker", "lamp", "mug")
 FAILS = "lamp"
+CAMPAIGNS = ("spring", "autumn")
 
 
 # --- storages ---------------------------------------------------------------------------------------------
@@ -119,11 +118,17 @@ def with_products(storage: Storage, emulator: Emulator) -> Storage:
     return storage
 
 
-def order_failure(emulator: Emulator) -> None:
+def with_briefs(storage: Storage) -> Storage:
+    rows = [f'{campaign},"A {campaign} sale, with tea"' for campaign in CAMPAIGNS]
+    storage.put("briefs.csv", "\n".join(["campaign,brief", *rows, ""]).encode())
+    return storage
+
+
+def order_failure(emulator: Emulator, times: int | None = None) -> None:
     emulator.order_fault(
         "fail_run",
         contains=f"{FAILS}.png",
-        times=None,
+        times=times,
         error_code="GENERATION_PROMPT_MODERATED",
         error_message="Your request was rejected by the safety system.",
     )
@@ -132,28 +137,62 @@ def order_failure(emulator: Emulator) -> None:
 # --- what each pipeline must have done --------------------------------------------------------------------
 
 
-def check_refreshed(storage: Storage, state: str | None) -> None:
+def lines_of(storage: Storage, path: str) -> dict[str, dict[str, Any]]:
+    """The lines of a manifest by row, in its order."""
+    lines = [json.loads(line) for line in storage.files()[path].decode().splitlines()]
+    return {line["row_id"]: line for line in lines}
+
+
+def check_refreshed(storage: Storage, state: str | None) -> dict[str, dict[str, Any]]:
     """One row failed, the others have their files, and the manifest describes each."""
     assert state == "failed"  # a person has to act
-    [path] = [path for path in storage.files() if path.endswith("/manifest.csv")]
-    rows = {row["product"]: row for row in csv.DictReader(io.StringIO(storage.files()[path].decode()))}
-    assert list(rows) == list(PRODUCTS)
-    folder = path.removesuffix("manifest.csv")
-    assert folder.startswith("relit/2026-")
-    assert rows[FAILS] == {
-        **dict.fromkeys(("file", "sha256", "cost", "run_id"), ""),
-        "product": FAILS,
-        "status": "failed",
+    lines = lines_of(storage, "relit/manifest.jsonl")
+    assert list(lines) == list(PRODUCTS)
+    assert {product: line["status"] for product, line in lines.items()} == {
+        product: "failed" if product == FAILS else "completed" for product in PRODUCTS
     }
-    relit = [row for row in rows.values() if row["status"] == "completed"]
-    assert len(relit) == 2
-    for row in relit:
-        assert row["file"] == f"{storage.uri}/{folder}product-relight-{row['run_id']}-image.png"
-        content = storage.content(row["file"])
+    assert lines[FAILS]["error"]["code"] == "GENERATION_PROMPT_MODERATED"
+    assert lines[FAILS]["error"]["remedy"] == "change the input"
+    check_pictures(storage, lines)
+    return lines
+
+
+def check_refreshed_again(storage: Storage, state: str | None) -> dict[str, dict[str, Any]]:
+    """The night after, the row that had failed was run, and nothing else."""
+    assert state == "success"
+    lines = lines_of(storage, "relit/manifest.jsonl")
+    assert {product: (line["status"], line["reused"]) for product, line in lines.items()} == {
+        product: ("completed", product != FAILS) for product in PRODUCTS
+    }
+    check_pictures(storage, lines)
+    return lines
+
+
+def check_pictures(storage: Storage, lines: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each completed row has its picture, and there are no other pictures."""
+    pictures = {path for path in storage.files() if path.startswith("relit/files/")}
+    completed = {product: line for product, line in lines.items() if line["status"] == "completed"}
+    assert pictures == {f"relit/files/{product}-image.png" for product in completed}
+    for product, line in completed.items():
+        [file] = line["files"]
+        assert file["uri"] == f"{storage.uri}/relit/files/{product}-image.png"
+        content = storage.content(file["uri"])
         assert content.startswith(b"\x89PNG")
-        assert hashlib.sha256(content).hexdigest() == row["sha256"]
-        assert float(row["cost"]) == 0.18
-    assert len(storage.files()) == 4  # products.csv, the manifest, two pictures
+        assert hashlib.sha256(content).hexdigest() == file["sha256"]
+        assert line["charged_cost"] == 0.18
+
+
+def check_campaign(storage: Storage, state: str | None) -> None:
+    """Each poster was made of the taglines of its own row."""
+    assert state == "success"
+    texts, posters = (lines_of(storage, f"campaign/{name}.jsonl") for name in ("taglines", "posters"))
+    assert list(texts) == list(posters) == list(CAMPAIGNS)
+    for campaign, poster in posters.items():
+        assert f"A {campaign} sale, with tea" in poster["inputs"]["prompt"]
+        assert texts[campaign]["output_texts"][0] in poster["inputs"]["prompt"]
+        assert storage.content(poster["files"][0]["uri"]).startswith(b"\x89PNG")
+    pictures = {path for path in storage.files() if path.startswith("campaign/posters/")}
+    assert pictures == {f"campaign/posters/{campaign}.png" for campaign in CAMPAIGNS}
 
 
 def check_storyboard(storage: Storage, state: str | None, reel: list[str], scenes: int) -> None:
@@ -166,18 +205,20 @@ def check_storyboard(storage: Storage, state: str | None, reel: list[str], scene
 
 
 def check_manifest_events(storages: Mapping[str, Storage], extras: list[dict[str, Any]]) -> None:
-    """One run reads the events of both refreshes, each with its storage."""
-    assert sorted(event["manifest"].partition("/relit/")[0] for event in extras) == sorted(
-        storage.uri for storage in storages.values()
+    """One run reads the events of both refreshes, each with its storage. A task that failed has none."""
+    assert sorted(event["manifest"] for event in extras) == sorted(
+        f"{storage.uri}/relit/manifest.jsonl" for storage in storages.values()
     )
     for event in extras:
-        assert (event["relit"], event["failed"], event["cost"]) == (["sneaker", "mug"], ["lamp"], 0.36)
+        counts = {name: event[name] for name in ("rows", "completed", "reused", "failed", "charged_cost")}
+        assert counts == {"rows": 3, "completed": 3, "reused": 2, "failed": 0, "charged_cost": 0.18}
+        assert event["changed_rows"] == [FAILS]
 
 
 def check_published(storages: Mapping[str, Storage], published: Mapping[str, int]) -> None:
     files = [file for storage in storages.values() for file in storage.files().items()]
     pictures = {len(content) for path, content in files if path.endswith(".png")}
-    assert set(published) == set(PRODUCTS) - {FAILS}
+    assert set(published) == set(PRODUCTS)
     assert set(published.values()) <= pictures
 
 
@@ -202,11 +243,18 @@ def why(airflow: LocalAirflow, dag_id: str, run_id: str) -> str:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """The refreshes on Airflow 3: their storages and states by kind, and the emulator's ledger after them."""
+    """The refreshes of two nights on Airflow 3.
+
+    :param storages: the storages by kind.
+    :param first: the lines of the first night by kind, which were checked.
+    :param states: the states of the second night by kind.
+    :param ledgers: the emulator's ledger after each night.
+    """
 
     storages: dict[str, Storage]
+    first: dict[str, dict[str, Any]]
     states: dict[str, str]
-    ledger: dict[str, Any]
+    ledgers: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -219,10 +267,16 @@ def refreshed_on_3(
     airflow.wait_for_dag(CONSUMER)
     airflow.unpause(CONSUMER)  # from now on an event of the manifest's is for it
     storages = {kind: with_products(new_storage(kind), _emulator) for kind in ("local", "s3")}
-    runs = {kind: airflow.trigger(dag_id, {"storage": storage.uri}) for kind, storage in storages.items()}
-    states = {kind: airflow.wait_for_dag_run(dag_id, run_id) for kind, run_id in runs.items()}
-    _emulator.clear_faults()
-    return Refreshed(storages, states, _emulator.ledger())
+
+    def night() -> dict[str, str]:
+        runs = {kind: airflow.trigger(dag_id, {"storage": storage.uri}) for kind, storage in storages.items()}
+        return {kind: airflow.wait_for_dag_run(dag_id, run_id) for kind, run_id in runs.items()}
+
+    states = night()
+    first = {kind: check_refreshed(storage, states[kind]) for kind, storage in storages.items()}
+    ledger = _emulator.ledger()
+    _emulator.clear_faults()  # the photo was replaced by one that is allowed
+    return Refreshed(storages, first, night(), [ledger, _emulator.ledger()])
 
 
 def let_all_events_count(home: Path, table: str) -> None:
@@ -255,10 +309,27 @@ def scheduling(airflow: LocalAirflow) -> Iterator[None]:
             airflow.unpause(dag_id)
 
 
-def test_a_refresh_on_airflow_3_loses_only_the_row_that_failed(refreshed_on_3: Refreshed, kind: str) -> None:
-    check_refreshed(refreshed_on_3.storages[kind], refreshed_on_3.states[kind])
-    # Twice three rows, one of which fails.
-    assert (refreshed_on_3.ledger["started_runs"], refreshed_on_3.ledger["charged_runs"]) == (6, 4)
+def test_a_refresh_on_airflow_3_pays_for_what_is_missing(refreshed_on_3: Refreshed, kind: str) -> None:
+    storage, first = refreshed_on_3.storages[kind], refreshed_on_3.first[kind]
+    lines = check_refreshed_again(storage, refreshed_on_3.states[kind])
+    assert all(lines[product]["run_id"] == first[product]["run_id"] for product in PRODUCTS if product != FAILS)
+    assert not [path for path in storage.files() if ".journal/" in path]  # the task state store has it
+    # Twice three rows, one of which fails, and then twice that one.
+    paid = [(ledger["started_runs"], ledger["charged_runs"]) for ledger in refreshed_on_3.ledgers]
+    assert paid == [(6, 4), (8, 6)]
+
+
+def test_a_campaign_on_airflow_3_ends_in_posters(
+    airflow_with_store: LocalAirflow, emulator: Emulator, new_storage: Callable[[str], Storage], kind: str
+) -> None:
+    airflow = airflow_with_store
+    storage = with_briefs(new_storage(kind))
+    dag_id = "flora_pipeline_campaign"
+    run_id = airflow.trigger(dag_id, {"storage": storage.uri})
+    state = airflow.wait_for_dag_run(dag_id, run_id)
+    assert state == "success", why(airflow, dag_id, run_id)
+    check_campaign(storage, state)
+    assert emulator.ledger()["started_runs"] == emulator.ledger()["charged_runs"] == 4
 
 
 def test_a_storyboard_on_airflow_3_ends_in_films(
@@ -306,10 +377,13 @@ def test_the_manifests_start_the_next_dag_on_airflow_3(
 
 @dataclass
 class Ran:
-    """What happened on 2.11: a storage for each DAG run, states, XComs, and what was printed."""
+    """What happened on 2.11: a storage for each DAG and kind, states, XComs, and what was printed.
+
+    A refresh runs twice. Its state and its XComs are those of the second night.
+    """
 
     storages: dict[tuple[str, str], Storage] = field(default_factory=dict)
-    states: dict[tuple[str, str], str] = field(default_factory=dict)
+    all_states: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     xcoms: dict[tuple[str, str, str], Any] = field(default_factory=dict)
     ledger: dict[str, Any] = field(default_factory=dict)
     output: str = ""
@@ -332,13 +406,17 @@ def ran_on_2_11(
     """Every pipeline with every storage, in one process, and the scheduler until the manifests were consumed."""
     if not PYTHON_2_11.exists():
         pytest.skip(f"there is no {PYTHON_2_11.relative_to(REPOSITORY)}; `make test-airflow` makes it")
-    order_failure(quick_emulator)
+    order_failure(quick_emulator, times=2)  # in the first night, in both storages
     ran = Ran()
-    asked = []
-    for kind in ("local", "s3"):
-        for dag_id in ("flora_pipeline_refresh", "flora_pipeline_storyboard"):
-            storage = ran.storages[dag_id, kind] = with_products(new_storage(kind), quick_emulator)
-            asked.append((dag_id, {"storage": storage.uri, **({} if "refresh" in dag_id else {"scenes": 2})}))
+    dag_ids = ("flora_pipeline_refresh", "flora_pipeline_storyboard", "flora_pipeline_campaign")
+    for dag_id in dag_ids:
+        for kind in ("local", "s3"):
+            ran.storages[dag_id, kind] = with_briefs(with_products(new_storage(kind), quick_emulator))
+    asked = [
+        (dag_id, {"storage": ran.storages[dag_id, kind].uri, **({"scenes": 2} if "story" in dag_id else {})})
+        for dag_id in (*dag_ids, dag_ids[0])
+        for kind in ("local", "s3")
+    ]
     home = tmp_path_factory.mktemp("airflow-2")
     env = {
         **base_environment(home, EXAMPLES),
@@ -396,9 +474,9 @@ def read_runs(home: Path, ran: Ran) -> None:
         runs = database.execute("SELECT dag_id, run_id, state, conf FROM dag_run ORDER BY id").fetchall()
         seen: dict[str, int] = {}
         for dag_id, run_id, state, _ in runs:
-            kind = ("local", "s3")[seen.get(dag_id, 0)]
+            kind = ("local", "s3")[seen.get(dag_id, 0) % 2]
             seen[dag_id] = seen.get(dag_id, 0) + 1
-            ran.states[dag_id, kind] = state
+            ran.all_states.setdefault((dag_id, kind), []).append(state)
             values = database.execute(
                 "SELECT task_id, value FROM xcom WHERE run_id = ? AND dag_id = ? AND key = 'return_value'"
                 " AND map_index = -1",
@@ -408,28 +486,35 @@ def read_runs(home: Path, ran: Ran) -> None:
                 ran.xcoms[dag_id, kind, task_id] = json.loads(value)
 
 
-def test_a_refresh_on_airflow_2_11_loses_only_the_row_that_failed(ran_on_2_11: Ran, kind: str) -> None:
+def test_a_refresh_on_airflow_2_11_pays_for_what_is_missing(ran_on_2_11: Ran, kind: str) -> None:
     run = "flora_pipeline_refresh", kind
-    assert run in ran_on_2_11.states, ran_on_2_11.output
-    check_refreshed(ran_on_2_11.storages[run], ran_on_2_11.states[run])
+    assert ran_on_2_11.all_states.get(run) == ["failed", "success"], ran_on_2_11.output
+    check_refreshed_again(ran_on_2_11.storages[run], ran_on_2_11.all_states[run][-1])
+
+
+def test_a_campaign_on_airflow_2_11_ends_in_posters(ran_on_2_11: Ran, kind: str) -> None:
+    run = "flora_pipeline_campaign", kind
+    assert ran_on_2_11.all_states.get(run) == ["success"], ran_on_2_11.output
+    check_campaign(ran_on_2_11.storages[run], "success")
 
 
 def test_a_storyboard_on_airflow_2_11_ends_in_films(ran_on_2_11: Ran, kind: str) -> None:
     run = "flora_pipeline_storyboard", kind
     storage = ran_on_2_11.storages[run]
     videos = Storage(storage.uri, storage.put, lambda: {p: c for p, c in storage.files().items() if "/" in p})
-    assert ran_on_2_11.states[run] == "success", ran_on_2_11.output
+    assert ran_on_2_11.all_states.get(run) == ["success"], ran_on_2_11.output
     check_storyboard(videos, "success", ran_on_2_11.xcoms[(*run, "reel")], scenes=2)
 
 
 def test_the_manifests_start_the_next_dag_on_airflow_2_11(ran_on_2_11: Ran) -> None:
     run = CONSUMER, "local"
-    assert ran_on_2_11.states.get(run) == "success", ran_on_2_11.output
+    assert ran_on_2_11.all_states.get(run) == ["success"], ran_on_2_11.output
     storages = {kind: ran_on_2_11.storages["flora_pipeline_refresh", kind] for kind in ("local", "s3")}
     check_manifest_events(storages, ran_on_2_11.xcoms[(*run, "manifests")])
     check_published(storages, ran_on_2_11.xcoms[(*run, "publish")])
 
 
 def test_nothing_was_paid_twice_on_airflow_2_11(ran_on_2_11: Ran) -> None:
-    # Two refreshes of three rows, one of which fails; two storyboards of a text, two stills and two videos.
-    assert (ran_on_2_11.ledger["started_runs"], ran_on_2_11.ledger["charged_runs"]) == (16, 14)
+    # Two refreshes of three rows, one of which fails and is run in the second night; two storyboards of a text, two
+    # stills and two videos; two campaigns of two texts and two posters.
+    assert (ran_on_2_11.ledger["started_runs"], ran_on_2_11.ledger["charged_runs"]) == (26, 24)

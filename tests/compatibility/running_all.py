@@ -59,6 +59,7 @@ def asked_for(storage: Path) -> dict[str, tuple[str, dict[str, Any]]]:
         "started, then waited for": ("flora_start_then_wait", {}),
         "refresh": ("flora_pipeline_refresh", {"storage": storage.as_uri()}),
         "on refresh": ("flora_pipeline_on_refresh", {}),
+        "campaign": ("flora_pipeline_campaign", {"storage": storage.as_uri()}),
         "storyboard": ("flora_pipeline_storyboard", {"storage": storage.as_uri(), "scenes": 1}),
         "ways": ("flora_ways_to_run", {}),
     }
@@ -80,6 +81,7 @@ def prepare(emulator: Emulator, place: Path) -> tuple[dict[str, str], dict[str, 
     storage.mkdir()
     rows = [f"{product},{emulator.origin}/media/samples/{product}.png,dusk" for product in ("sneaker", "chair")]
     (storage / "products.csv").write_text("\n".join(["product,photo,light", *rows, ""]))
+    (storage / "briefs.csv").write_text("campaign,brief\nkites,A kite shop in spring\n")
     (place / "photo.png").write_bytes(picture())
     flora = {"conn_type": "flora", "host": emulator.base_url, "password": emulator.api_key}
     in_backend = place / "connections.json"

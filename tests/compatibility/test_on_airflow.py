@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from typing import Any
 
 import pytest
 
+from airflow_provider_flora.batch import read_manifest
 from tests.compatibility.running_all import FAILS, AllRan
 
 
@@ -72,15 +72,26 @@ def test_a_run_that_was_only_started_is_waited_for_by_the_sensor(ran: AllRan) ->
 def test_the_pictures_of_a_refresh_are_in_storage_with_their_manifest(ran: AllRan) -> None:
     done = ran["refresh"]
     assert done.state == "success", done.log
-    [manifest] = ran.storage.glob("relit/*/manifest.csv")
-    rows = {row["product"]: row for row in csv.DictReader(manifest.read_text().splitlines())}
-    assert list(rows) == ["sneaker", "chair"]
-    for product, row in rows.items():
+    lines = {line["row_id"]: line for line in read_manifest(ran.storage / "relit" / "manifest.jsonl")}
+    assert list(lines) == ["sneaker", "chair"]
+    for product, line in lines.items():
         run = run_of(ran, photo=f"{ran.origin}/media/samples/{product}.png", light="dusk")
-        assert row["run_id"] == run["run_id"]
-        picture = manifest.with_name(f"product-relight-{run['run_id']}-image.png")
-        assert row["file"] == picture.as_uri()
+        assert line["run_id"] == run["run_id"]
+        picture = ran.storage / "relit" / "files" / f"{product}-image.png"
+        assert line["files"][0]["uri"] == picture.as_uri()
         assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_taglines_of_a_brief_are_on_its_poster(ran: AllRan) -> None:
+    done = ran["campaign"]
+    assert done.state == "success", done.log
+    text = run_of(ran, brief="A kite shop in spring")
+    [taglines] = read_manifest(ran.storage / "campaign" / "taglines.jsonl")
+    [poster] = read_manifest(ran.storage / "campaign" / "posters.jsonl")
+    assert taglines["run_id"] == text["run_id"]
+    assert run_of(ran, prompt=poster["inputs"]["prompt"])["run_id"] == poster["run_id"]
+    assert taglines["output_texts"][0] in poster["inputs"]["prompt"]
+    assert (ran.storage / "campaign" / "posters" / "kites.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_dag_on_the_manifest_runs_without_an_event_too(ran: AllRan) -> None:
@@ -125,6 +136,6 @@ def test_a_file_becomes_an_asset(ran: AllRan) -> None:
 
 
 def test_nothing_is_paid_twice(ran: AllRan) -> None:
-    # quickstart, two relit, one of two, still and video, one waited for, two refreshed, lines with a still and its
-    # video, and six ways.
-    assert (ran.ledger["started_runs"], ran.ledger["charged_runs"]) == (19, 18)
+    # quickstart, two relit, one of two, still and video, one waited for, two refreshed, taglines and their poster,
+    # lines with a still and its video, and six ways.
+    assert (ran.ledger["started_runs"], ran.ledger["charged_runs"]) == (21, 20)

@@ -2,8 +2,10 @@ import json
 
 from flora_alert import flora_alert
 from flora_late_charge import flora_late_charge
+from flora_pipeline_campaign import flora_pipeline_campaign
 from flora_pipeline_refresh import flora_pipeline_refresh
 
+from airflow_provider_flora.batch import read_manifest
 from airflow_provider_flora.emulator import Emulator
 
 
@@ -36,9 +38,21 @@ def test_a_late_charge_is_waited_for(monkeypatch):
     assert ti.xcom_pull(task_ids="charge", key="return_value") == 0.09
 
 
-def test_a_refresh_needs_no_logical_date(flora, tmp_path):
+def test_a_refresh_needs_no_logical_date_and_pays_once(flora, tmp_path):
     photo = f"{flora.origin}/media/samples/lamp.png"
     (tmp_path / "products.csv").write_text(f"product,photo,light\nlamp,{photo},dusk\n")
-    dag_run = flora_pipeline_refresh().test(logical_date=None, run_conf={"storage": tmp_path.as_uri()})
+    for _ in range(2):
+        dag_run = flora_pipeline_refresh().test(logical_date=None, run_conf={"storage": tmp_path.as_uri()})
+        assert (dag_run.state, dag_run.logical_date) == ("success", None)
+    assert [path.name for path in tmp_path.rglob("relit/files/*")] == ["lamp-image.png"]
+    assert flora.ledger()["charged_runs"] == 1
+
+
+def test_a_campaign_needs_no_logical_date(flora, tmp_path):
+    (tmp_path / "briefs.csv").write_text("campaign,brief\nspring,A tea shop\n")
+    dag_run = flora_pipeline_campaign().test(logical_date=None, run_conf={"storage": tmp_path.as_uri()})
     assert (dag_run.state, dag_run.logical_date) == ("success", None)
-    assert [path.parent.name for path in tmp_path.rglob("manifest.csv")] == [f"{dag_run.run_after:%Y-%m-%d}"]
+    [taglines] = read_manifest(tmp_path / "campaign" / "taglines.jsonl")
+    [poster] = read_manifest(tmp_path / "campaign" / "posters.jsonl")
+    assert taglines["output_texts"][0] in poster["inputs"]["prompt"]
+    assert poster["files"][0]["uri"].endswith("/campaign/posters/spring.png")
