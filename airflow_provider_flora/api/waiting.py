@@ -155,6 +155,7 @@ class RunWait:
     :param clock: a monotonic clock in seconds.
     :param listener: receives changes of the run and interruptions of the polls.
     :param jitter: random share of ``poll_interval``, which spreads waits over time.
+    :param waits_for_cost: whether a completed run is polled a moment longer for its ``charged_cost``.
     """
 
     __slots__ = (
@@ -165,6 +166,7 @@ class RunWait:
         "_listener",
         "_reported",
         "_timeout",
+        "_waits_for_cost",
         "finished",
         "poll_interval",
         "run_id",
@@ -184,6 +186,7 @@ class RunWait:
         clock: Callable[[], float],
         listener: WaitListener | None = None,
         jitter: float = 0.1,
+        waits_for_cost: bool = True,
     ) -> None:
         if not poll_interval > 0:
             raise ValueError(f"poll_interval must be more than 0 seconds, not {poll_interval!r}")
@@ -198,6 +201,7 @@ class RunWait:
         self._deadline = clock() + (timeout if deadline is None else deadline - time.time())
         self._listener = listener
         self._jitter = jitter
+        self._waits_for_cost = waits_for_cost
         self._reported: Seen | None = None
         self._completed_at: float | None = None
 
@@ -267,7 +271,7 @@ class RunWait:
         if self.finished is None:
             jitter = random.uniform(-self._jitter, self._jitter) if self._jitter else 0.0
             return self._until_next(self.poll_interval * (1 + jitter))
-        if run.settled:
+        if run.settled or not self._waits_for_cost:
             return None
         now = self._clock()
         self._completed_at = now if self._completed_at is None else self._completed_at

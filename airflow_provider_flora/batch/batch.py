@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+import tenacity
+
+from airflow_provider_flora.api import waiting
 from airflow_provider_flora.api.errors import FloraBatchError, FloraError, Remedy
 from airflow_provider_flora.batch.entries import (
     COMPLETED,
@@ -121,9 +124,9 @@ class Batch:
         :raises FloraBatchError: rows have mistakes, or they cost too much. Nothing was started.
         :raises FloraError: the rows, the manifest, the technique or the connection cannot be read.
         """
+        journal = Journal(self._make_store(), self._attempt, self._of.technique_id)
         rows, problems = read_rows(self._order.rows, row_id=self._order.row_id, inputs=self._order.inputs)
         lines = self._manifest.load()
-        journal = Journal(self._make_store(), self._attempt, self._of.technique_id)
         downloads = self._of.download_to is not None
         listing = Listing()
         self.entries = make_entries(
@@ -170,6 +173,7 @@ class Batch:
             log=self._log,
         )
         self._budget = budget
+        self._technique = technique
         return self._running.run(may_defer=may_defer)
 
     def _make_store(self) -> TaskStore | FolderStore:
@@ -179,13 +183,18 @@ class Batch:
         return FolderStore(Destination(f"{self._manifest.uri}.journal/{identity}"))
 
     def _make_budget(self, technique: Technique) -> Budget:
+        order = self._order
+        spent = self._sum_up(technique)
+        return Budget(self._of.technique_id, order.max_run_cost, order.max_total_cost, spent)
+
+    def _sum_up(self, technique: Technique) -> float:
+        """Return what this execution has paid for the rows that are over. A cost that is missing is the price."""
         spent = 0.0
         for line in (entry.line for entry in self.entries):
             if line is not None and not line["reused"]:
-                unknown = 0.0 if line["status"] == FAILED else technique.run_cost or 0.0
+                unknown = technique.run_cost or 0.0 if line["status"] in (COMPLETED, UNKNOWN) else 0.0
                 spent += unknown if line["charged_cost"] is None else line["charged_cost"]
-        order = self._order
-        return Budget(self._of.technique_id, order.max_run_cost, order.max_total_cost, spent)
+        return spent
 
     def _resume(self, journal: Journal) -> list[Entry]:
         """Find the rows whose run an earlier attempt has started. Return them."""
@@ -368,7 +377,7 @@ class Batch:
         return allowed
 
     def _fill_in_costs(self) -> None:
-        """Ask once more for the costs of runs that completed without one."""
+        """Ask for the costs of runs that completed without one: Flora reports them a moment later."""
         missing = {
             entry.line["run_id"]: entry.line
             for entry in self.entries
@@ -376,17 +385,29 @@ class Batch:
         }
         if not missing:
             return
-        oldest = min(line["created_at"] or 0 for line in missing.values())
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_delay(waiting.COST_GRACE),
+            wait=tenacity.wait_fixed(1.0),
+            retry=tenacity.retry_if_result(bool),
+            retry_error_callback=lambda _: None,
+        )
         try:
             with self._make_client() as client:
-                for run in client.list_technique_runs(self._journal.common["history_id"]):
-                    if run.run_id in missing:
-                        missing[run.run_id]["charged_cost"] = run.charged_cost
-                    if run.created_at is not None and run.created_at < oldest:
-                        break
+                retrying(self._ask_for_costs, client, missing)
         except FloraError as error:
             self._log.warning("Could not ask for the costs that are missing: %s", error)
+        self._budget.spent = self._sum_up(self._technique)
         self._manifest.write(entry.line for entry in self.entries if entry.line is not None)
+
+    def _ask_for_costs(self, client: FloraClient, missing: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Add to lines the costs that the history shows. Return the lines that still have none."""
+        oldest = min(line["created_at"] or 0 for line in missing.values())
+        for run in client.list_technique_runs(self._journal.common["history_id"]):
+            if run.charged_cost is not None and run.run_id in missing:
+                missing.pop(run.run_id)["charged_cost"] = run.charged_cost
+            if not missing or (run.created_at is not None and run.created_at < oldest):
+                break
+        return missing
 
 
 def _digest(parts: Sequence[object]) -> str:

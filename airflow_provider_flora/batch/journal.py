@@ -120,6 +120,8 @@ class Journal:
         self.identity: list[Any] = head.get("identity") or attempt.identity
         usual = {"max_tries": attempt.max_tries, "clear_number": attempt.clear_number}
         self.common: dict[str, Any] = head.get("common") or {"technique_id": technique_id, **usual}
+        if not head:
+            self._save_head()  # from now on, a missing head is a lost one
 
     def _read_pages(self) -> None:
         while isinstance(page := self._get(f"{BATCH_ROWS}{len(self._pages)}"), dict):
@@ -127,7 +129,7 @@ class Journal:
             self._pages.append(page)
 
     def begin(self, history_id: str, completed: Collection[str] = ()) -> None:
-        """Store the head. From now on, a row without a record was never started, unless records were lost before.
+        """Store what is known before the first start.
 
         :param history_id: the technique's id, which the history filters by.
         :param completed: rows that the manifest shows as completed. The next attempt need not read pages that hold

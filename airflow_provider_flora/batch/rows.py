@@ -89,7 +89,7 @@ def read_rows(
     """
     table = _read(source)
     if not table.rows:
-        raise FloraParameterError(f"rows={_preview(source)} has no {'completed ' * table.is_manifest}rows.")
+        raise FloraParameterError(f"rows={str(source)!r} has no {'completed ' * table.is_manifest}rows.")
     if row_id is None and table.is_manifest:
         row_id = "row_id"
     if row_id is not None and row_id not in table.columns and table.columns:

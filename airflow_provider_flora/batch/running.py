@@ -10,7 +10,7 @@ whether a start may be sent.
     its run or its upload, and a retry may help         the row is started again, ``row_retries`` times
     Flora, the network, the journal: for a moment       all starts pause, and the row is started again
     the key, the credits, the technique, the price      nothing more is started; what runs is brought home
-    a start whose run cannot be identified              the row is unknown
+    a start whose run cannot be identified              the row is unknown; after five minutes, if Flora is ill
     the limit of the total cost                         nothing more is started; what runs is brought home
 """
 
@@ -66,6 +66,8 @@ IDLE_SECONDS = 10.0
 """Seconds without anything to do after which the task defers: a resumption needs a new process."""
 RETRY_ROW_LATER = 30.0
 """Seconds before a row whose run failed is started again, if its remedy says "retry later"."""
+DOUBT_SECONDS = 300.0
+"""Seconds for which a row in doubt holds back the others. Then it is unknown, and the next attempt looks again."""
 TICK = 1.0
 ADVICE = "A clear of the task looks again. The next DAG run starts the row anew, which may be a second charge."
 """What a person can do about a row whose run cannot be identified."""
@@ -275,7 +277,7 @@ class Running:
         if isinstance(error, FloraRunFailedError):
             self._end(entry, self._lines.failed(entry, error, error.run))
             return True
-        if isinstance(error, FloraUnknownStartError) and not error.remedy.retryable:
+        if isinstance(error, FloraUnknownStartError) and self._stays_in_doubt(entry, error):
             self._log.warning("Row %s: %s", entry.row_id, error)
             self._end(entry, self._lines.failed(entry, error, status=UNKNOWN))
             return True
@@ -299,6 +301,12 @@ class Running:
         self.fatal = error
         self._todo.appendleft(entry)
         return True
+
+    @staticmethod
+    def _stays_in_doubt(entry: Entry, error: FloraUnknownStartError) -> bool:
+        now = time.monotonic()
+        entry.in_doubt_since = now if entry.in_doubt_since is None else entry.in_doubt_since
+        return not error.remedy.retryable or now - entry.in_doubt_since >= DOUBT_SECONDS
 
     async def _slow_down(self, entry: Entry, error: FloraError) -> None:
         self._failures += 1
@@ -389,6 +397,7 @@ class Running:
                 timeout=self._of.timeout,
                 deadline=self._of.deadline,
                 listener=self._progress,
+                waits_for_cost=False,  # a cost that is late is filled in at the end
             )
         except FloraRunTimeoutError:
             self.timed_out = True

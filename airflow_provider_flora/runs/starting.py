@@ -739,8 +739,9 @@ class Starter:
     def _explain_lost_start(self, error: FloraError) -> FloraError:
         """Return the error for a start whose answer was lost and that cannot be sent again."""
         try:
-            # Asked for a technique that was deleted, the history may show none of its runs.
-            everywhere = error.status == HTTPStatus.NOT_FOUND
+            # Asked for a technique that was deleted, the history may show none of its runs. And without a record
+            # and a plan, the technique's id is not known.
+            everywhere = error.status == HTTPStatus.NOT_FOUND or not self._record.history_id
             found = self._find_candidates(of_any_technique=everywhere)
             candidates = [run for run in found if run.status != "failed"]  # any other may be charged
         except FloraError as failure:

@@ -87,6 +87,7 @@ async def watch(
     timeout: float,
     deadline: float | None = None,
     listener: WaitListener,
+    waits_for_cost: bool = True,
 ) -> Run:
     """Wait until a run has completed or failed, together with all other waits of the same connection.
 
@@ -99,11 +100,12 @@ async def watch(
     :param deadline: unix time at which the wait ends. Default: ``timeout`` seconds from now. The run is polled at
         least once.
     :param listener: receives changes and interruptions, in the caller's context.
+    :param waits_for_cost: whether a completed run is polled a moment longer for its ``charged_cost``.
     :raises FloraRunTimeoutError: the run did not finish in time.
     :raises FloraError: another error ended the wait. It is retryable.
     """
     operations.get_technique_run(technique_id, run_id)  # refuses invalid ids
-    wait = Wait(technique_id, run_id, poll_interval, timeout, deadline, listener)
+    wait = Wait(technique_id, run_id, poll_interval, timeout, deadline, listener, waits_for_cost)
     watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
     watcher = watchers.get(conn_id)
     if watcher is None or watcher.ended:
@@ -133,6 +135,7 @@ class Wait(RunWait):
         timeout: float,
         deadline: float | None,
         listener: WaitListener,
+        waits_for_cost: bool,
     ) -> None:
         super().__init__(
             technique_id,
@@ -143,6 +146,7 @@ class Wait(RunWait):
             clock=time.monotonic,
             listener=listener,
             jitter=0.0,
+            waits_for_cost=waits_for_cost,
         )
         self._context = contextvars.copy_context()
         self.alarm: asyncio.TimerHandle | None = None  # for the deadline

@@ -100,6 +100,7 @@ class FloraBatchTrigger(BaseTrigger):
                 timeout=max(0.0, self.deadline - time.time()),
                 deadline=self.deadline,
                 listener=_Silence(),
+                waits_for_cost=False,
             )
         except FloraError as error:
             self.log.warning("The wait for %s ended: %s", run_id, error)
