@@ -175,7 +175,7 @@ BREAKAGES = (
     Breakage(
         "delivered before Airflow has recorded the success",
         "operators.flora",
-        "self._record_delivery_on_success(records)",
+        "do_after_success(self, records.record_delivery)",
         "records.record_delivery()",
         (ONE_CHARGE, NOT_LOST),
     ),
@@ -189,8 +189,8 @@ BREAKAGES = (
     Breakage(
         "without a store a retry is a new start",
         "runs.record",
-        "json.dumps([*self.attempt.identity, blank.max_tries, blank.digest, generation])",
-        "json.dumps([*self.attempt.identity, blank.max_tries, blank.digest, generation, self.attempt.try_number])",
+        "key=derive_key(self.attempt.identity, intent)",
+        "key=derive_key([*self.attempt.identity, self.attempt.try_number], intent)",
         (ONE_CHARGE,),
     ),
     Breakage(
@@ -351,15 +351,15 @@ BREAKAGES = (
     Breakage(
         "two deployments make the same keys",
         "task.attempt",
-        "return [self.dag_id, self.run_id, self.task_id, self.map_index, self.dag_run_began]",
-        "return [self.dag_id, self.run_id, self.task_id, self.map_index]",
+        "return [self.dag_id, self.run_id, self.task_id, self.map_index, self.dag_run_began, *row]",
+        "return [self.dag_id, self.run_id, self.task_id, self.map_index, *row]",
         (OWN_RUN,),
     ),
     Breakage(
         "mapped instances make the same keys",
         "task.attempt",
-        "return [self.dag_id, self.run_id, self.task_id, self.map_index, self.dag_run_began]",
-        "return [self.dag_id, self.run_id, self.task_id, self.dag_run_began]",
+        "return [self.dag_id, self.run_id, self.task_id, self.map_index, self.dag_run_began, *row]",
+        "return [self.dag_id, self.run_id, self.task_id, self.dag_run_began, *row]",
         (OWN_RUN, ONE_CHARGE, NOT_LOST),
     ),
     Breakage(
