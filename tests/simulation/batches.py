@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 from . import world as worlds
@@ -128,6 +129,7 @@ def install() -> None:
     replaced.Manifest, replaced.FolderStore, replaced.Destination = ModelManifest, ModelFolderStore, str
     replaced = journal
     replaced.PAGE_ROWS = 2
+    replaced.threading = SimpleNamespace(RLock=virtual_time.Lock)
     replaced = running
     replaced.TICK = 30.0
     for logs in (FloraRunTechniqueBatchOperator, FloraBatchTrigger):

@@ -24,6 +24,8 @@ EPOCH = 1_790_000_000.25
 BEGIN = 1000.0
 MOST_STEPS = 60_000
 SHORTEST_SLEEP = 1e-6
+LOCK_INTERVAL = 0.05
+"""Seconds after which a fiber looks again whether a lock is free."""
 
 real_time, real_monotonic, real_sleep = time.time, time.monotonic, time.sleep
 
@@ -207,6 +209,26 @@ class Hub:
 
     def _enter(self, process: Process) -> None:
         self.process = process
+
+
+class Lock:
+    """In place of a reentrant lock of threads: all fibers are one thread, so a real one would let each of them in."""
+
+    def __init__(self) -> None:
+        self._owner: Any = None
+        self._entered = 0
+
+    def __enter__(self) -> None:
+        fiber = greenlet.getcurrent()
+        while self._owner not in (None, fiber):
+            clock.sleep(LOCK_INTERVAL)
+        self._owner = fiber
+        self._entered += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._entered -= 1
+        if not self._entered:
+            self._owner = None
 
 
 class Loop(asyncio.AbstractEventLoop):
