@@ -154,11 +154,26 @@ class Rows:
         pick = world.tape.pick
         count = pick((3, 5, 8))
         self.prompts = {f"row-{number}": f"a cup {number};" for number in range(count)}
+        self._row_ids = {prompt: row_id for row_id, prompt in self.prompts.items()}
         self.starts_at_once = pick((1, 1, 1, 3))
         self.max_active_runs = pick((1, 2, 100))
         self.row_retries = pick((0, 1, 2))
         self.limited = world.tape.chance(0.2)
         self.reuse = not world.tape.chance(0.1)
+
+    def change(self, number: int) -> None:
+        """Change the inputs of a row."""
+        row_id = f"row-{number}"
+        self.prompts[row_id] = f"a cup {number} once more, {self.prompts[row_id]}"
+        self._row_ids[self.prompts[row_id]] = row_id
+
+    def prompt_of(self, run: FloraRun) -> str | None:
+        """Return the row's prompt that a run was started with."""
+        return max((prompt for prompt in self._row_ids if prompt in run.inputs), key=len, default=None)
+
+    def row_of(self, run: FloraRun) -> str | None:
+        """Return the row that a run was started for."""
+        return self._row_ids.get(self.prompt_of(run) or "")
 
     def make_task(self, instance: Instance) -> Any:
         """Return the task as a process has it."""
@@ -265,6 +280,8 @@ class _BatchHistory:
             if tape.chance(0.6):
                 break
             hub.sleep(tape.pick((1.0, 30.0, 600.0, 9000.0)))
+            if tape.chance(0.3):
+                self.rows.change(tape.below(len(self.rows.prompts)))
             scheduler.clear(change=self.instance.definition)
             scheduler.run_until_it_ends()
         self.world.heal()
@@ -280,20 +297,17 @@ class _BatchHistory:
 
     # --- promises -----------------------------------------------------------------------------------------
 
-    def _row_of(self, run: FloraRun) -> str | None:
-        return next((row_id for row_id, prompt in self.rows.prompts.items() if prompt in run.inputs), None)
-
     def _started(self, run: FloraRun) -> None:
-        row_id = self._row_of(run)
+        prompt = self.rows.prompt_of(run)
         limit = PRICE if self.rows.limited else None
         if limit is not None and run.cost > limit:
             self.world.broken(PRICE_PROMISE, f"{run.run_id} costs {run.cost:g} USD")
         if run.failed:
             return
         for other in self.world.flora.runs:
-            same = other is not run and other.owner is not None and self._row_of(other) == row_id
+            same = other is not run and other.owner is not None and self.rows.prompt_of(other) == prompt
             if same and not other.failed and not self._is_excused(other, run):
-                self.world.broken(ONE_CHARGE, f"{other.run_id} and {run.run_id} are both charged to {row_id}")
+                self.world.broken(ONE_CHARGE, f"{other.run_id} and {run.run_id} are both charged to {prompt}")
 
     def _is_excused(self, one: FloraRun, other: FloraRun) -> bool:
         # A clear of a run that has ended in a way that is not known, or of a task that has succeeded without reuse.
@@ -311,8 +325,9 @@ class _BatchHistory:
             run = runs.get(line["run_id"])
             if line["status"] != "completed":
                 self.world.broken(OWN_RUN, f"the task succeeds, and {line['row_id']} is {line['status']}")
-            elif run is None or self._row_of(run) != line["row_id"]:
-                self.world.broken(OWN_RUN, f"{line['row_id']} has {line['run_id']} of {run and self._row_of(run)}")
+            elif run is None or self.rows.prompt_of(run) != self.rows.prompts[line["row_id"]]:
+                made_of = run and (self.rows.row_of(run), self.rows.prompt_of(run))
+                self.world.broken(OWN_RUN, f"{line['row_id']} has {line['run_id']} of {made_of}")
             elif run.outcome != "completed" or not run.has_ended(self.hub.now):
                 self.world.broken(OWN_RUN, f"{line['run_id']} is handed over, and has not completed")
 
