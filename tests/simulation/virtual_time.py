@@ -212,7 +212,7 @@ class Hub:
 
 
 class Lock:
-    """In place of a reentrant lock of threads: all fibers are one thread, so a real one would let each of them in."""
+    """In place of a reentrant lock of threads. A real one lets every fiber in, since all of them are one thread."""
 
     def __init__(self) -> None:
         self._owner: Any = None
