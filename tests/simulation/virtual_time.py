@@ -24,8 +24,6 @@ EPOCH = 1_790_000_000.25
 BEGIN = 1000.0
 MOST_STEPS = 60_000
 SHORTEST_SLEEP = 1e-6
-LOCK_INTERVAL = 0.05
-"""Seconds after which a fiber looks again whether a lock is free."""
 
 real_time, real_monotonic, real_sleep = time.time, time.monotonic, time.sleep
 
@@ -217,11 +215,15 @@ class Lock:
     def __init__(self) -> None:
         self._owner: Any = None
         self._entered = 0
+        self._waiting: list[Any] = []
 
     def __enter__(self) -> None:
         fiber = greenlet.getcurrent()
         while self._owner not in (None, fiber):
-            clock.sleep(LOCK_INTERVAL)
+            if not clock.hub.process.alive:
+                raise Crash
+            self._waiting.append(fiber)
+            clock.hub.wait()
         self._owner = fiber
         self._entered += 1
 
@@ -229,6 +231,9 @@ class Lock:
         self._entered -= 1
         if not self._entered:
             self._owner = None
+            for fiber in self._waiting:
+                clock.hub.wake(fiber)
+            self._waiting.clear()
 
 
 class Loop(asyncio.AbstractEventLoop):
