@@ -8,8 +8,8 @@ rows, in the order in which the rows were started first:
                     succeeded, and whether earlier records were lost
     flora_rows_0    {row_id: record}; the next page is ``flora_rows_1``, and so on
 
-One write is made for each start, with its intent and the answers to earlier starts. So a kill leaves only those
-starts unanswered that were under way.
+Before a start is sent, a write has stored its intent, and with it the answers to earlier starts. Starts that wait
+for a write share the next one. So a kill leaves only those starts unanswered that were under way.
 
 Airflow 3.3 and later keep the values in the task state store, which ends with the DAG run. Before, they are files
 in a folder beside the manifest. When the task has succeeded, the pages are deleted there, and the head stays. By
@@ -102,7 +102,8 @@ class Journal:
     def __init__(self, store: Store, attempt: Attempt, technique_id: str) -> None:
         self._store = store
         self._attempt = attempt
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # of what is in memory
+        self._writing = threading.Lock()  # of the store; its holder may ask for the other, and not the reverse
         self._pages: list[dict[str, dict[str, Any]]]
         self._page_of: dict[str, int] = {}
         self._unsaved: set[int] = set()
@@ -135,7 +136,7 @@ class Journal:
         :param completed: rows that the manifest shows as completed. The next attempt need not read pages that hold
             only such rows.
         """
-        with self._lock:
+        with self._writing:
             self.common.setdefault("history_id", history_id)
             rows = set(completed)
             while self._first_page < len(self._pages) and self._pages[self._first_page].keys() <= rows:
@@ -144,7 +145,7 @@ class Journal:
 
     def record_delivery(self) -> None:
         """Record that the task has succeeded with its rows. A later clear asks for new runs."""
-        with self._lock:
+        with self._writing:
             for page in range(self._first_page, len(self._pages)):
                 self._store.delete(f"{BATCH_ROWS}{page}")
             self._first_page = len(self._pages)
@@ -181,9 +182,9 @@ class Journal:
         :param now: store it before returning, and with it what was taken before.
         :raises FloraNotStoredError: the store failed.
         """
+        if now:
+            self._check_open()
         with self._lock:
-            if self._is_closed and now:
-                raise FloraNotStoredError("This attempt is over. The next one goes on.")
             page = self._page_of.get(row_id)
             if page is None:
                 if len(self._pages) == self._first_page or len(self._pages[-1]) >= PAGE_ROWS:
@@ -191,23 +192,36 @@ class Journal:
                 page = self._page_of[row_id] = len(self._pages) - 1
             self._pages[page][row_id] = record
             self._unsaved.add(page)
-            if now:
-                self.flush()
+        if now:
+            self.flush()
+            self._check_open()  # the write may have taken long
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise FloraNotStoredError("This attempt is over. The next one goes on.")
 
     def close(self) -> None:
         """Refuse intents from now on, since another attempt may begin."""
-        with self._lock:
-            self._is_closed = True
+        self._is_closed = True
 
     def flush(self) -> None:
         """Store what was taken.
 
         :raises FloraNotStoredError: the store failed.
         """
-        with self._lock:
-            for page in sorted(self._unsaved):
-                self._set(f"{BATCH_ROWS}{page}", self._pages[page])
-                self._unsaved.discard(page)
+        with self._writing:
+            with self._lock:
+                unsaved = {page: {**self._pages[page]} for page in sorted(self._unsaved)}
+                self._unsaved.clear()
+            while unsaved:
+                page = min(unsaved)
+                try:
+                    self._set(f"{BATCH_ROWS}{page}", unsaved[page])
+                except BaseException:
+                    with self._lock:
+                        self._unsaved.update(unsaved)
+                    raise
+                del unsaved[page]
 
     def runs_of_others(self, row_ids: Collection[str]) -> list[tuple[str, str]]:
         """Return row and run of the records whose row is not among these."""

@@ -129,7 +129,7 @@ def install() -> None:
     replaced.Manifest, replaced.FolderStore, replaced.Destination = ModelManifest, ModelFolderStore, str
     replaced = journal
     replaced.PAGE_ROWS = 2
-    replaced.threading = SimpleNamespace(RLock=virtual_time.Lock)
+    replaced.threading = SimpleNamespace(Lock=virtual_time.Lock)
     replaced = running
     replaced.TICK = 30.0
     for logs in (FloraRunTechniqueBatchOperator, FloraBatchTrigger):

@@ -93,7 +93,7 @@ BREAKAGES = (
     Breakage(
         "the thread of an attempt that is over still starts its row",
         "batch.journal",
-        "if self._is_closed and now:",
+        "if self._is_closed:",
         "if False:",
         (ONE_CHARGE,),
         of_batches=True,

@@ -210,30 +210,26 @@ class Hub:
 
 
 class Lock:
-    """In place of a reentrant lock of threads. A real one lets every fiber in, since all of them are one thread."""
+    """In place of a lock of threads. A real one would block them all, since all fibers are one thread."""
 
     def __init__(self) -> None:
         self._owner: Any = None
-        self._entered = 0
         self._waiting: list[Any] = []
 
     def __enter__(self) -> None:
         fiber = greenlet.getcurrent()
-        while self._owner not in (None, fiber):
+        while self._owner is not None:
             if not clock.hub.process.alive:
                 raise Crash
             self._waiting.append(fiber)
             clock.hub.wait()
         self._owner = fiber
-        self._entered += 1
 
     def __exit__(self, *_: object) -> None:
-        self._entered -= 1
-        if not self._entered:
-            self._owner = None
-            for fiber in self._waiting:
-                clock.hub.wake(fiber)
-            self._waiting.clear()
+        self._owner = None
+        for fiber in self._waiting:
+            clock.hub.wake(fiber)
+        self._waiting.clear()
 
 
 class Loop(asyncio.AbstractEventLoop):
