@@ -107,6 +107,7 @@ class Journal:
         self._pages: list[dict[str, dict[str, Any]]]
         self._page_of: dict[str, int] = {}
         self._unsaved: set[int] = set()
+        self._taken = self._stored = 0  # numbers of the records that were taken, and of those that are stored
         self._is_closed = False
         stored = self._get(BATCH)
         head: dict[str, Any] = stored if isinstance(stored, dict) else {}
@@ -192,8 +193,10 @@ class Journal:
                 page = self._page_of[row_id] = len(self._pages) - 1
             self._pages[page][row_id] = record
             self._unsaved.add(page)
+            self._taken += 1
+            taken = self._taken
         if now:
-            self.flush()
+            self._flush(taken)
             self._check_open()  # the write may have taken long
 
     def _check_open(self) -> None:
@@ -209,10 +212,16 @@ class Journal:
 
         :raises FloraNotStoredError: the store failed.
         """
+        self._flush(self._taken)
+
+    def _flush(self, taken: int) -> None:
         with self._writing:
+            if self._stored >= taken:
+                return  # by the write of another thread
             with self._lock:
                 unsaved = {page: {**self._pages[page]} for page in sorted(self._unsaved)}
                 self._unsaved.clear()
+                latest = self._taken
             while unsaved:
                 page = min(unsaved)
                 try:
@@ -222,6 +231,7 @@ class Journal:
                         self._unsaved.update(unsaved)
                     raise
                 del unsaved[page]
+            self._stored = latest
 
     def runs_of_others(self, row_ids: Collection[str]) -> list[tuple[str, str]]:
         """Return row and run of the records whose row is not among these."""
