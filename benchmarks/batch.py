@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ for size in SIZES:
 
 with DAG("mapped_benchmark", schedule=None, max_active_tasks=200):
     FloraRunTechniqueOperator.partial(
-        task_id="run", technique_id="editorial-still", deferrable=True, poll_interval=5
+        task_id="run", technique_id="editorial-still", deferrable=True, poll_interval=5, retries=2
     ).expand(inputs=[{"prompt": f"Product {number}"} for number in range(MAPPED)])
 """
 
@@ -89,6 +90,7 @@ def run_dag(airflow: LocalAirflow, emulator: Emulator, dag_id: str, rows: int, t
         processes.look()
         state = airflow.dag_run_state(dag_id, run_id)
     after = emulator.ledger()
+    print(f"{dag_id}: {rows} rows in {time.monotonic() - began:.0f} s, {state}", file=sys.stderr)
     requests = {name: count - before["requests"].get(name, 0) for name, count in after["requests"].items()}
     starts = requests.get("startTechniqueRun", 0)
     return {

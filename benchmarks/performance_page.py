@@ -28,6 +28,17 @@ FIGURES = [
     ("completion to event, median", "event_delay_median_s", " s", "≤ 2.7 s", "≤ 3.5 s"),
 ]
 
+BATCH_FIGURES = [
+    ("CPU of all of Airflow, a row", "cpu_ms_a_row", " ms", "≤ 10 ms"),
+    ("worker, a row", "worker_s_a_row", " s", "≤ 0.05 s"),
+    ("time", "seconds", " s", "≤ 480 s for 10,000 rows; a night ≤ 60 s"),
+    ("runs started", "starts", "", ""),
+    ("requests to Flora beside the starts, a row", "other_requests_a_row", "", "≤ 0.1"),
+    ("memory of the task's process", "task_mb", " MB", ""),
+    ("task state, a row", "state_bytes_a_row", " bytes", "≤ 200 bytes"),
+    ("XComs", "xcom_bytes", " bytes", "≤ 2 KB"),
+]
+
 PAGE = """\
 .. Written by ``make bench``. Do not edit: the next run writes it again.
 
@@ -81,6 +92,11 @@ Starting
 
 {start}
 
+A table of rows
+---------------
+
+{batch}
+
 Files
 -----
 
@@ -133,6 +149,7 @@ def write(results: Results) -> str:
         techniques=_techniques(results),
         troubles=_troubles(results),
         start=_start(results),
+        batch=_batch(results),
         files=_files(results),
         checked=results["download"]["curl_and_openssl_mb_per_s"],
         tries=results["import_time"]["tries"],
@@ -257,6 +274,52 @@ provider's own. These are wall times, with the machine's load in them (one minut
 
 A technique is fetched once a minute for all tasks of a machine, and once more by each that begins while another
 one fetches: here LocalExecutor runs 8 at once."""
+
+
+def _batch(results: Results) -> str:
+    batch = results.get("batch")
+    if not batch:
+        return "Not measured in this run."
+    few, some, many = (batch[name] for name in sorted((name for name in batch if "of" in name), key=_size))
+    mapped, night = batch["mapped"], batch["night"]
+    lines = [
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+        "   * - on a real Airflow with LocalExecutor",
+        f"     - {mapped['rows']:,} mapped tasks",
+        f"     - a batch of {some['rows']:,} rows",
+        f"     - a batch of {many['rows']:,} rows",
+        f"     - the next night, {night['starts']:,} of {night['rows']:,} changed",
+        "     - aim of a batch",
+    ]
+    for label, key, unit, aim in BATCH_FIGURES:
+        lines.append(f"   * - {label}")
+        lines += [f"     - {case[key]:,g}{unit}" for case in (mapped, some, many, night)]
+        lines.append(f"     - {aim}")
+    failed = [name for name, case in batch.items() if isinstance(case, dict) and case["state"] != "success"]
+    note = f" DAG runs that did not succeed: {', '.join(failed)}." if failed else ""
+    more = many["task_mb"] - few["task_mb"]
+    ratio = many["cpu_ms_a_row"] / some["cpu_ms_a_row"]
+    return "\n".join(
+        [
+            "A run takes 5 s, and the emulator is on the same machine. The batch has ``max_active_runs=500`` and "
+            f"``starts_at_once={batch['starts_at_once']}``.",
+            "",
+            *lines,
+            "",
+            f"The task of {many['rows']:,} rows needs {more:.0f} MB more than one of {few['rows']} rows (aim: at "
+            f"most 150 MB), and each of its rows {ratio:.2f} of the CPU of one of {some['rows']:,} (aim: at most "
+            f"1.2).{note}",
+            "",
+            "Half of a batch's CPU is the API server's, which stores the intents before they are sent. Starts that "
+            "wait for it share a write. With ``starts_at_once=1`` each row has its own, and costs twice as much.",
+        ]
+    )
+
+
+def _size(name: str) -> int:
+    return int(name.rpartition(" ")[2])
 
 
 def _files(results: Results) -> str:

@@ -38,6 +38,7 @@ PROGRAMS: dict[str, list[str]] = {
     "outage": ["troubles", "outage"],
     "leaks": ["troubles", "leaks"],
     "start": ["start"],
+    "batch": ["batch"],
     "download": ["files", "download"],
     "upload": ["files", "upload"],
     "discard": ["files", "discard"],
