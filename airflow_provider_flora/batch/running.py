@@ -431,10 +431,11 @@ class Running:
             return
         failure = FloraRunFailedError(run, self._of.technique_id)
         if entry.was_resumed or (failure.remedy.retryable and entry.retries_left > 0 and not self._has_stopped()):
+            if not entry.was_resumed:
+                entry.retries_left -= 1
+                self._log.info("Row %s is started again: %s", entry.row_id, failure)
             # A resumed run may be one that a user has cleared: runs.starting decides.
-            entry.retries_left -= not entry.was_resumed
             entry.was_resumed, entry.run_id = False, None
-            self._log.info("Row %s is started again: %s", entry.row_id, failure)
             self._spawn(self._start_later(entry, RETRY_ROW_LATER if failure.remedy is Remedy.RETRY_LATER else 0.0))
             return
         self._end(entry, self._lines.failed(entry, failure, run))

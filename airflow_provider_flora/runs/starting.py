@@ -520,7 +520,7 @@ class Starter:
 
     def _wait_until_ended(self) -> None:
         pause = self._record.latest_end - self._get_flora_time()
-        self._log.info(
+        self._log.warning(
             "Waiting %.0f s until an earlier start is certain to have ended. Its answer was lost, and Flora could "
             "process the same start twice",
             pause,
@@ -714,7 +714,7 @@ class Starter:
         record = self._record
         pause = record.latest_end + HISTORY_LAG - self._get_flora_time()
         if pause > 0:
-            self._log.info("Waiting %.0f s for the run history to show runs that were started", pause)
+            self._log.warning("Waiting %.0f s for the run history to show runs that were started", pause)
             time.sleep(pause)
         oldest = min(start for start, _ in record.sent) - CLOCK_MARGIN
         others = {*self._siblings(), *record.past}
