@@ -277,7 +277,7 @@ class Running:
         if isinstance(error, FloraRunFailedError):
             self._end(entry, self._lines.failed(entry, error, error.run))
             return True
-        if isinstance(error, FloraUnknownStartError) and self._stays_in_doubt(entry, error):
+        if isinstance(error, FloraUnknownStartError) and not error.remedy.retryable:
             self._log.warning("Row %s: %s", entry.row_id, error)
             self._end(entry, self._lines.failed(entry, error, status=UNKNOWN))
             return True
@@ -292,6 +292,9 @@ class Running:
                 if entry.retries_left < 0:
                     self._end(entry, self._lines.failed(entry, error))
                     return True
+            if self._stays_in_doubt(entry):
+                self._end(entry, self._lines.failed(entry, _unknown(error), status=UNKNOWN))
+                return True
             await self._slow_down(entry, error)
             return False
         if error.remedy is Remedy.CHANGE_INPUT or str(error.code).startswith(KEY_CODES):
@@ -302,18 +305,21 @@ class Running:
         self._todo.appendleft(entry)
         return True
 
-    @staticmethod
-    def _stays_in_doubt(entry: Entry, error: FloraUnknownStartError) -> bool:
+    def _stays_in_doubt(self, entry: Entry) -> bool:
+        record = self._journal.records_of(entry.row_id).load()
+        if record is not None and not record.unanswered:
+            entry.in_doubt_since = None
+            return False
         now = time.monotonic()
         entry.in_doubt_since = now if entry.in_doubt_since is None else entry.in_doubt_since
-        return not error.remedy.retryable or now - entry.in_doubt_since >= DOUBT_SECONDS
+        return now - entry.in_doubt_since >= DOUBT_SECONDS
 
     async def _slow_down(self, entry: Entry, error: FloraError) -> None:
         self._failures += 1
         asked = getattr(error, "retry_after", None) or 0.0
         pause = max(min(asked, retries.MAX_RETRY_AFTER), retries.backoff(1.0, self._failures))
         pause = min(pause, max(0.0, self._of.deadline - time.time()))
-        self._log.warning("Row %s is started again in %.0f s: %s", entry.row_id, pause, error)
+        self._log.warning("Row %s is tried again in %.0f s: %s", entry.row_id, pause, error)
         await asyncio.sleep(pause)
 
     def _start(self, entry: Entry) -> Run:
@@ -495,6 +501,15 @@ class Running:
         """Store the journal and the manifest."""
         self._journal.flush()
         self._manifest.write(entry.line or self._line_of_unfinished(entry) for entry in self.entries)
+
+
+def _unknown(error: FloraError) -> FloraUnknownStartError:
+    unknown = FloraUnknownStartError(
+        f"A start of this row may have made a run, and it could not be found out in {DOUBT_SECONDS / 60:.0f} "
+        f"minutes: {error} A retry or a clear of the task looks again."
+    )
+    unknown.remedy = Remedy.RETRY_LATER
+    return unknown
 
 
 class _RowLog:

@@ -15,6 +15,7 @@ from airflow_provider_flora.api.errors import FloraAPIError, FloraBatchError, Fl
 from airflow_provider_flora.batch import money, read_manifest, running
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.operators.batch import FloraRunTechniqueBatchOperator
+from airflow_provider_flora.runs import starting
 from tests.unit.operators.fake_task import TaskLife
 from tests.unit.operators.still import life_of
 
@@ -219,6 +220,39 @@ def test_a_lost_answer_is_no_second_run(flora: Emulator, batch: Callable[..., Ta
     flora.order_fault("reset", operation="startTechniqueRun", when="after", times=2)
     assert batch().run()["completed"] == 5
     assert charged(flora) == 5
+
+
+def test_a_clear_after_mistakes_takes_no_row_for_one_in_doubt(
+    flora: Emulator, batch: Callable[..., TaskLife]
+) -> None:
+    life = batch([*PROMPTS, {"sku": "cup-1", "prompt": "another"}])
+    with pytest.raises(AirflowFailException, match="1 mistake"):
+        life.run()
+    life.operator.rows = PROMPTS
+    life.clear()
+    assert life.run()["completed"] == 5
+    assert charged(flora) == 5
+    assert "listWorkspaces" not in (asked := flora.ledger()["requests"])
+    assert asked["startTechniqueRun"] == 5
+
+
+def test_a_row_that_stays_in_doubt_is_unknown_and_the_others_go_on(
+    connect: Callable[..., None], batch: Callable[..., TaskLife], quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "DOUBT_SECONDS", 0.5)
+    monkeypatch.setattr(starting, "start_duration", lambda _: 0.2)
+    with Emulator(port=0, run_seconds=0.05, cost_lag=0, idempotency="docs") as flora:
+        connect(flora, max_retries=0)
+        flora.order_fault("reset", operation="startTechniqueRun", when="after", times=1)
+        flora.order_fault("status", operation="listTechniqueRuns", status=502, times=None)
+        life = batch(deferrable=True)
+        with pytest.raises(FloraBatchError, match="1 of 5 rows did not complete") as caught:
+            life.run()
+        assert caught.value.remedy.retryable
+        assert [line["status"] for line in lines_of(life)] == ["unknown"] + ["completed"] * 4
+        flora.clear_faults()
+        assert life.run()["completed"] == 5
+        assert charged(flora) == 5
 
 
 def test_an_outage_slows_down_and_fails_no_row(
