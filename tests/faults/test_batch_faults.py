@@ -61,6 +61,9 @@ class FailingStorage:
             threading.Thread(target=server.serve_forever, daemon=True).start()
         keys = {"aws_access_key_id": "me", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
         self._s3: Any = boto3.client("s3", endpoint_url=self.endpoint, **keys)
+        requests.post(
+            f"{self.endpoint}/moto-api/reset", timeout=10
+        ).raise_for_status()  # its state is the process's
         self._s3.create_bucket(Bucket="shop")
         return self
 
@@ -216,7 +219,7 @@ def test_each_row_is_paid_once_whatever_dies(account: str, starts_at_once: int, 
         assert (value["completed"], value["failed"], value["unknown"]) == (ROWS - len(refused), len(refused), 0)
     print(
         f"\n{account}: {ROWS} rows, {kills} kills, {tries} attempts; {len(ledger['runs'])} runs; S3 refused "
-        f"{storage.refused} requests; the manifest was read {reader.read} times; answers {ledger['answers']}"
+        f"{storage.refused} requests; the manifest was read {reader.read} times; Flora's answers {ledger['responses']}"
     )
 
 
