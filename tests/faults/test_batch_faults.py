@@ -219,7 +219,7 @@ def test_each_row_is_paid_once_whatever_dies(account: str, starts_at_once: int, 
         assert (value["completed"], value["failed"], value["unknown"]) == (ROWS - len(refused), len(refused), 0)
     print(
         f"\n{account}: {ROWS} rows, {kills} kills, {tries} attempts; {len(ledger['runs'])} runs; S3 refused "
-        f"{storage.refused} requests; the manifest was read {reader.read} times; Flora's answers {ledger['responses']}"
+        f"{storage.refused} requests; the manifest was read {reader.read} times; answers {ledger['responses']}"
     )
 
 
