@@ -227,6 +227,8 @@ class _BatchHistory:
         self.hub, self.tape = world.hub, world.tape
         self.errors: list[BaseException] = []
         self.is_over = False
+        self.lost_at = 0.0
+        self.known: set[str] = set()
         world.on_started = self._started
         world.shelf = Shelf(world)  # type: ignore[attr-defined]
 
@@ -282,6 +284,8 @@ class _BatchHistory:
             hub.sleep(tape.pick((1.0, 30.0, 600.0, 9000.0)))
             if tape.chance(0.3):
                 self.rows.change(tape.below(len(self.rows.prompts)))
+            if tape.chance(0.15):
+                self._lose_journal()
             scheduler.clear(change=self.instance.definition)
             scheduler.run_until_it_ends()
         self.world.heal()
@@ -294,6 +298,16 @@ class _BatchHistory:
             )
             scheduler.run_until_it_ends()
         self._check_end()
+
+    def _lose_journal(self) -> None:
+        """Lose what the deployment knows of starts. The manifest remains, and what it shows as completed."""
+        shelf: Shelf = self.world.shelf  # type: ignore[attr-defined]
+        self.world.narrate("the journal is lost")
+        self.lost_at = self.hub.now
+        lines = shelf.files.get("/m/manifest.jsonl", [])
+        self.known = {line["run_id"] for line in lines if line["status"] == "completed"}
+        shelf.files = {name: content for name, content in shelf.files.items() if name == "/m/manifest.jsonl"}
+        self.instance.lose_record()
 
     # --- promises -----------------------------------------------------------------------------------------
 
@@ -310,6 +324,8 @@ class _BatchHistory:
                 self.world.broken(ONE_CHARGE, f"{other.run_id} and {run.run_id} are both charged to {prompt}")
 
     def _is_excused(self, one: FloraRun, other: FloraRun) -> bool:
+        if one.sent <= self.lost_at and one.run_id not in self.known:
+            return True  # after a clear, nothing ties the row to the run any more
         # A clear of a run that has ended in a way that is not known, or of a task that has succeeded without reuse.
         if one.outcome in ("cancelled", "expired", "never", "paused") and self.instance.cleared_at > one.sent:
             return True
