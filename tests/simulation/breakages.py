@@ -75,14 +75,6 @@ BREAKAGES = (
         of_batches=True,
     ),
     Breakage(
-        "the runs of rows that are done count for nobody's",
-        "batch.running",
-        'return self._journal.known_runs() | {line["run_id"] for line in lines if line.get("run_id")}',
-        "return self._journal.known_runs()",
-        (OWN_RUN, ONE_CHARGE),
-        of_batches=True,
-    ),
-    Breakage(
         "the intent of a row is stored later",
         "batch.journal",
         "now=record.run_id is None)",

@@ -255,6 +255,18 @@ def test_a_row_that_stays_in_doubt_is_unknown_and_the_others_go_on(
         assert charged(flora) == 5
 
 
+def test_a_run_of_a_row_that_is_done_is_no_candidate_for_another_row(
+    connect: Callable[..., None], batch: Callable[..., TaskLife], quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "start_duration", lambda _: 0.2)
+    with Emulator(port=0, run_seconds=0.05, cost_lag=0, idempotency="docs") as flora:
+        connect(flora)
+        batch(PROMPTS[:1]).run()
+        flora.order_fault("reset", operation="startTechniqueRun", when="after", times=1)
+        assert batch(PROMPTS[:2]).run()["completed"] == 2
+        assert charged(flora) == 2
+
+
 def test_an_outage_slows_down_and_fails_no_row(
     flora: Emulator, batch: Callable[..., TaskLife], quick: None
 ) -> None:
