@@ -211,6 +211,7 @@ def test_each_row_is_paid_once_whatever_dies(account: str, starts_at_once: int, 
             log = airflow.task_log(DAG, run_id, TASK)
             value = airflow.xcom(DAG, run_id, TASK)
         ledger = flora.ledger()
+        flora.clear_faults()
         check(ledger, storage, prompts, refused)
         assert state == "success", log[-5000:]
         assert kills == KILLS
