@@ -45,7 +45,7 @@ class Budget:
         """
         price = self._price(technique)
         total = self._planned() + rows * price
-        if self._max_total_cost is not None and total > self._max_total_cost:
+        if self._exceeds(total):
             before = f" and {self._planned():.2f} USD before them" if self._planned() else ""
             raise FloraBatchError(
                 f"{rows:,} rows cost {rows * price:.2f} USD ({price:g} USD each){before}, more than "
@@ -63,7 +63,7 @@ class Budget:
         price = self._price(technique)
         with self._lock:
             others = self._planned() - self._reserved.get(row_id, 0.0)
-            if self._max_total_cost is not None and others + price > self._max_total_cost:
+            if self._exceeds(others + price):
                 self.error = FloraBatchError(
                     f"With the next run, {others + price:.2f} USD would be spent, more than max_total_cost="
                     f"{self._max_total_cost:g} USD. No further row is started. Raise max_total_cost and clear the "
@@ -86,6 +86,10 @@ class Budget:
         with self._lock:
             price = self._reserved.pop(row_id, 0.0)
             self.spent += price if cost is None else cost
+
+    def _exceeds(self, total: float) -> bool:
+        # Sums of floats are not exact: 0.1 + 0.1 + 0.1 > 0.3.
+        return self._max_total_cost is not None and round(total - self._max_total_cost, 6) > 0
 
     def _planned(self) -> float:
         return self.spent + sum(self._reserved.values())

@@ -1,0 +1,190 @@
+"""The batch operator against a Flora that was written from the API's description alone, and tables that are odd."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from airflow_provider_flora.batch import read_manifest, running
+from airflow_provider_flora.operators.batch import FloraRunTechniqueBatchOperator
+from tests.unit.flora_key import API_KEY
+from tests.unit.operators.fake_task import TaskLife
+from tests.unit.operators.still import life_of
+
+
+class StandIn:
+    """A small Flora. What a test changes are its attributes; a run's output is an image that holds its prompt."""
+
+    def __init__(self) -> None:
+        self.price: Any = 0.1
+        self.cost: Any = 0.1
+        self.seconds = 0.0
+        self.outputs = ["still"]
+        self.runs: list[dict[str, Any]] = []
+        self.keys: dict[str, dict[str, Any]] = {}
+        self.asked: list[str] = []
+        self.media_status = 200
+        self.on_start: Callable[[str], tuple[int, dict[str, Any]] | None] = lambda prompt: None
+        self.on_run: Callable[[dict[str, Any]], None] = lambda run: None
+        self.on_get: Callable[[str], tuple[int, dict[str, Any]] | None] = lambda path: None
+        self._lock = threading.Lock()
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                self.answer(*stand_in.get(self.path))
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.answer(*stand_in.start(self.path, body))
+
+            def answer(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+                body = value if isinstance(value, bytes) else json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "image/png" if isinstance(value, bytes) else "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("request-id", "req_1")
+                for name, text in (headers or {}).items():
+                    self.send_header(name, text)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.origin = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def prompts(self) -> list[str]:
+        """The prompts of all runs: what was charged."""
+        return [run["prompt"] for run in self.runs]
+
+    def technique(self) -> dict[str, Any]:
+        slots = [{"id": "prompt", "name": "Prompt", "type": "text"}]
+        made = [{"id": "still", "name": "Still", "type": "imageUrl"}]
+        return {"technique_id": "tech_1", "name": "T", "run_cost": self.price, "inputs": slots, "outputs": made}
+
+    def get(self, whole: str) -> tuple[Any, ...]:
+        url = urlsplit(whole)
+        path = url.path.removeprefix("/api/v1")
+        with self._lock:
+            self.asked.append(path)
+            if path.startswith("/media/"):
+                prompt = self.runs[int(path.split("/")[2])]["prompt"]
+                return self.media_status, b"\x89PNG\r\n\x1a\n" + prompt.encode() + path.rpartition("/")[2].encode()
+            if odd := self.on_get(path):
+                return odd
+            if path == "/technique-runs":
+                given = {name: values[0] for name, values in parse_qs(url.query).items()}
+                first, limit = int(given.get("cursor", 0)), int(given.get("limit", 20))
+                shown = [self.view(run) for run in reversed(self.runs)]
+                more = str(first + limit) if first + limit < len(shown) else None
+                return 200, {"technique_runs": shown[first : first + limit], "meta": {"next_cursor": more}}
+            if "/runs/" in path:
+                for run in self.runs:
+                    if run["run_id"] == path.rpartition("/")[2]:
+                        return 200, self.view(run)
+                return 404, _error("not_found")
+            if path == "/workspaces":
+                return 200, {"workspaces": [{"workspace_id": "ws_1"}]}
+            return 200, self.technique()
+
+    def start(self, path: str, body: dict[str, Any]) -> tuple[Any, ...]:
+        [entry] = body["inputs"]
+        with self._lock:
+            self.asked.append("POST")
+            if (odd := self.on_start(entry["value"])) and odd[0] != 0:
+                return odd
+            key = body["idempotency_key"]
+            if key in self.keys:
+                return 409, _error("idempotency_duplicate")
+            number = len(self.runs)
+            run = {"run_id": f"run_{number}", "prompt": entry["value"], "created": time.time(), "number": number}
+            self.runs.append(run)
+            self.keys[key] = run
+            self.on_run(run)
+            return odd[1:] if odd else (201, self.view(run))
+
+    def view(self, run: dict[str, Any]) -> dict[str, Any]:
+        ended = time.time() - run["created"] >= run.get("seconds", self.seconds)
+        view = {"run_id": run["run_id"], "technique_run_id": run["run_id"], "status": "running", "progress": 5}
+        view |= {"created_at": int(run["created"] * 1000), "charged_cost": self.price}
+        view["technique"] = {"technique_id": "tech_1", "name": "T"}
+        if not ended:
+            return view
+        outputs = [
+            {"output_id": output, "type": "imageUrl", "url": f"{self.origin}/media/{run['number']}/{place}.png"}
+            for place, output in enumerate(self.outputs)
+        ]
+        view |= {"status": "completed", "progress": 100, "completed_at": int(time.time() * 1000)}
+        return {**view, "charged_cost": self.cost, "outputs": outputs, **run.get("end", {})}
+
+
+def _error(code: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": "odd"}}
+
+
+@pytest.fixture
+def flora(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    stand_in = StandIn()
+    connection = {
+        "conn_type": "flora",
+        "host": f"{stand_in.origin}/api/v1",
+        "password": API_KEY,
+        "extra": {"timeout": 5, "max_retries": 0},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_FLORA_DEFAULT", json.dumps(connection))
+    monkeypatch.setattr(running, "TICK", 0.02)
+    monkeypatch.setattr(running, "RETRY_ROW_LATER", 0.1)
+    yield stand_in
+    stand_in.close()
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Callable[..., TaskLife]:
+    def make(rows: Any, **given: Any) -> TaskLife:
+        retries = given.pop("retries", 2)
+        arguments = {
+            "task_id": "stills",
+            "technique_id": "tech_1",
+            "rows": rows,
+            "row_id": "id",
+            "inputs": {"prompt": "{prompt}"},
+            "manifest": str(tmp_path / "manifest.jsonl"),
+            "poll_interval": 0.05,
+            "deferrable": False,
+        }
+        return life_of(FloraRunTechniqueBatchOperator(**{**arguments, **given}), retries=retries)
+
+    return make
+
+
+def table(*ids: str) -> list[dict[str, Any]]:
+    return [{"id": row_id, "prompt": f"a {row_id}"} for row_id in ids]
+
+
+def lines_of(life: TaskLife) -> dict[str, dict[str, Any]]:
+    return {line["row_id"]: line for line in read_manifest(life.operator.manifest)}
+
+
+def test_a_total_may_be_reached_exactly(flora: StandIn, batch: Callable[..., TaskLife]) -> None:
+    assert batch(table("a", "b", "c"), max_total_cost=0.3).run()["completed"] == 3  # 0.1 + 0.1 + 0.1 > 0.3
