@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -373,7 +374,7 @@ class Batch:
     def _allowed_failures(self) -> int:
         allowed = self._order.max_failed_rows
         if isinstance(allowed, str):
-            return int(float(allowed.rstrip("% ")) / 100 * len(self.entries))
+            return int(Fraction(allowed.rstrip("% ")) * len(self.entries) / 100)  # a float makes 28 of 29 % of 100
         return allowed
 
     def _fill_in_costs(self) -> None:

@@ -188,3 +188,10 @@ def lines_of(life: TaskLife) -> dict[str, dict[str, Any]]:
 
 def test_a_total_may_be_reached_exactly(flora: StandIn, batch: Callable[..., TaskLife]) -> None:
     assert batch(table("a", "b", "c"), max_total_cost=0.3).run()["completed"] == 3  # 0.1 + 0.1 + 0.1 > 0.3
+
+
+def test_a_share_of_the_rows_is_exact(flora: StandIn, batch: Callable[..., TaskLife]) -> None:
+    refused = {"status": "failed", "error_code": "GENERATION_PROMPT_MODERATED"}
+    flora.on_run = lambda run: run.update(end=refused) if run["number"] < 29 else None
+    life = batch(table(*map(str, range(100))), max_failed_rows="29%")  # 0.29 * 100 is 28.999999999999996
+    assert life.run()["failed"] == 29
