@@ -23,7 +23,6 @@ from airflow_provider_flora.api import waiting
 from airflow_provider_flora.api.errors import FloraBatchError, FloraError, Remedy
 from airflow_provider_flora.batch.entries import (
     COMPLETED,
-    DOWNLOAD_KINDS,
     FAILED,
     SKIPPED,
     UNKNOWN,
@@ -32,6 +31,7 @@ from airflow_provider_flora.batch.entries import (
     Lines,
     find_equal_names,
     find_problems,
+    is_paid,
     make_entries,
     memory_of,
 )
@@ -233,9 +233,7 @@ class Batch:
     def _may_adopt(self, entry: Entry) -> bool:
         """Whether an earlier execution has paid for the row, and only its output files are not there."""
         line = entry.previous
-        code = (line.get("error") or {}).get("code")
-        is_completed = line.get("status") == COMPLETED or (line.get("status") == FAILED and code in DOWNLOAD_KINDS)
-        return self._order.reuse and is_completed and isinstance(line.get("run_id"), str) and entry.is_unchanged
+        return self._order.reuse and is_paid(line) and isinstance(line.get("run_id"), str) and entry.is_unchanged
 
     def _check(
         self,
@@ -289,7 +287,7 @@ class Batch:
     def _remember(self, line: dict[str, Any], lines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Add what was completed before to a line that takes its place."""
         memory = memory_of(lines.get(line["row_id"]))
-        if line["status"] == COMPLETED or memory.get("status") != COMPLETED:
+        if line["status"] == COMPLETED or not is_paid(memory):
             return line
         return {**line, "completed_before": memory}
 

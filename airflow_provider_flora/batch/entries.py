@@ -127,7 +127,10 @@ class Lines:
     def skipped(self, entry: Entry, code: str, message: str) -> dict[str, Any]:
         """Return the line of a row that was not started, or whose run is active."""
         described = {"code": code, "message": message, "remedy": Remedy.RETRY_LATER.value}
-        return self._line(entry, SKIPPED, {"run_id": entry.run_id}, error=described)
+        line = self._line(entry, SKIPPED, {"run_id": entry.run_id}, error=described)
+        return (
+            {**line, "completed_before": entry.previous} if entry.is_unchanged and is_paid(entry.previous) else line
+        )
 
     def _value(self, run: Run, files: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         value = value_of(run, self._technique_id)
@@ -190,8 +193,14 @@ def make_entries(
     return entries
 
 
+def is_paid(line: Mapping[str, Any]) -> bool:
+    """Whether a line is of a completed run, even if its output files could not be stored."""
+    code = (line.get("error") or {}).get("code")
+    return line.get("status") == COMPLETED or (line.get("status") == FAILED and code in DOWNLOAD_KINDS)
+
+
 def memory_of(line: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return what a line remembers of its row: after a mistake in the table, what was completed before it."""
+    """Return what a line remembers of its row: after a mistake or an early end, what was completed before it."""
     return {} if line is None else line.get("completed_before") or line
 
 

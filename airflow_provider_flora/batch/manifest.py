@@ -20,7 +20,7 @@ whole. A field without a value is null.
     error           {"code", "message", "remedy"} of a row that did not complete
     created_at      time of the run's start, in unix milliseconds
     completed_at    time of the run's end
-    completed_before  the completed line of a row that has had a mistake since
+    completed_before  the line of a row's paid run, if the row has had a mistake or was not reached since
     execution       the execution of the task that wrote the line, and
     attempt         its attempt
 

@@ -13,6 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from airflow_provider_flora.airflow_compat import AirflowFailException
+from airflow_provider_flora.api.errors import FloraBatchError
 from airflow_provider_flora.batch import read_manifest, running
 from airflow_provider_flora.operators.batch import FloraRunTechniqueBatchOperator
 from tests.unit.flora_key import API_KEY
@@ -195,3 +197,47 @@ def test_a_share_of_the_rows_is_exact(flora: StandIn, batch: Callable[..., TaskL
     flora.on_run = lambda run: run.update(end=refused) if run["number"] < 29 else None
     life = batch(table(*map(str, range(100))), max_failed_rows="29%")  # 0.29 * 100 is 28.999999999999996
     assert life.run()["failed"] == 29
+
+
+def test_a_deferral_does_not_forget_what_is_only_to_be_downloaded_again(
+    flora: StandIn, batch: Callable[..., TaskLife], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(running, "IDLE_SECONDS", 0.1)
+    given = {"download_to": str(tmp_path / "files"), "deferrable": True}
+    batch(table("a", "b"), **given).run()
+    for file in (tmp_path / "files").iterdir():
+        file.unlink()
+    life = batch(table("a", "b"), **given, poll_interval=2.0)  # it defers before the first poll
+    assert life.run()["completed"] == 2
+    assert life.events
+    assert flora.prompts() == ["a a", "a b"]
+
+
+def test_an_attempt_without_time_does_not_forget_what_is_only_to_be_downloaded_again(
+    flora: StandIn, batch: Callable[..., TaskLife], tmp_path: Path
+) -> None:
+    given = {"download_to": str(tmp_path / "files")}
+    batch(table("a", "b"), **given).run()
+    for file in (tmp_path / "files").iterdir():
+        file.unlink()
+    life = batch(table("a", "b"), **given, timeout=0.1, poll_interval=60.0)
+    flora.on_get = lambda path: (503, _error("service_unavailable")) if "runs" in path else None
+    with pytest.raises(FloraBatchError, match="were not over"):
+        life.run()
+    flora.on_get = lambda path: None
+    assert batch(table("a", "b"), **given).run()["completed"] == 2
+    assert flora.prompts() == ["a a", "a b"]
+
+
+def test_a_mistake_does_not_forget_what_is_only_to_be_downloaded(
+    flora: StandIn, batch: Callable[..., TaskLife], tmp_path: Path
+) -> None:
+    given = {"download_to": str(tmp_path / "files")}
+    flora.media_status = 418
+    with pytest.raises(FloraBatchError, match="not downloaded"):
+        batch(table("a"), **given).run()
+    with pytest.raises(AirflowFailException, match="1 mistake"):
+        batch([*table("a"), {"id": "b", "prompt": ""}], **given).run()
+    flora.media_status = 200
+    assert batch(table("a"), **given).run()["completed"] == 1
+    assert flora.prompts() == ["a a"]
