@@ -23,6 +23,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import tenacity
@@ -281,6 +282,10 @@ class Running:
             self._log.warning("Row %s: %s", entry.row_id, error)
             self._end(entry, self._lines.failed(entry, error, status=UNKNOWN))
             return True
+        if str(error.code).startswith(KEY_CODES) or (error.status == HTTPStatus.CONFLICT and error.code):
+            # The key was used, so there may be a run. To ask again would hold back the other rows for ever.
+            self._end(entry, self._lines.failed(entry, error, status=UNKNOWN))
+            return True
         if error.remedy.retryable and not isinstance(error, FloraInternalError):
             if time.time() >= self._of.deadline:
                 self._todo.appendleft(entry)
@@ -297,7 +302,7 @@ class Running:
                 return True
             await self._slow_down(entry, error)
             return False
-        if error.remedy is Remedy.CHANGE_INPUT or str(error.code).startswith(KEY_CODES):
+        if error.remedy is Remedy.CHANGE_INPUT:
             self._end(entry, self._lines.failed(entry, error))
             return True
         self._log.warning("No further row is started: %s", error)

@@ -241,3 +241,14 @@ def test_a_mistake_does_not_forget_what_is_only_to_be_downloaded(
     flora.media_status = 200
     assert batch(table("a"), **given).run()["completed"] == 1
     assert flora.prompts() == ["a a"]
+
+
+@pytest.mark.parametrize("code", ["idempotency_duplicate", "conflict"])
+def test_a_key_that_was_used_holds_back_no_other_row(
+    flora: StandIn, batch: Callable[..., TaskLife], code: str
+) -> None:
+    flora.on_start = lambda prompt: (409, _error(code)) if prompt == "a b" else None
+    life = batch(table("a", "b", "c"), timeout=5)
+    with pytest.raises(FloraBatchError, match="1 of 3 rows did not complete"):
+        life.run()
+    assert [line["status"] for line in lines_of(life).values()] == ["completed", "unknown", "completed"]
