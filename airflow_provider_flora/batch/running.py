@@ -139,6 +139,8 @@ class Running:
         self._todo: deque[Entry] = deque()
         self._active: dict[str, Entry] = {}
         """Rows by the id of their run, which is waited for."""
+        self._owners = {entry.line["run_id"]: entry for entry in entries if entry.line}
+        """Rows by the id of their run, be it over or not: a run is that of one row."""
         self._starts = self._finishes = self._delayed = 0
         """Rows that are being started, being downloaded, and that are started again in a moment."""
         self._has_changed = False
@@ -392,6 +394,11 @@ class Running:
     # --- waiting ----------------------------------------------------------------------------------------------
 
     def _watch(self, entry: Entry) -> None:
+        if (owner := self._owners.setdefault(entry.run_id, entry)) is not entry:
+            error = FloraUnknownStartError(f"{entry.run_id} is that of row {owner.row_id!r}. {ADVICE}")
+            error.run_id = entry.run_id
+            self._end(entry, self._lines.failed(entry, error, status=UNKNOWN))
+            return
         self._active[str(entry.run_id)] = entry
         self._budget.add_active(entry.row_id, self._technique)
         self._spawn(self._wait_for(entry))

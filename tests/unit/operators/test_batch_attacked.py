@@ -252,3 +252,15 @@ def test_a_key_that_was_used_holds_back_no_other_row(
     with pytest.raises(FloraBatchError, match="1 of 3 rows did not complete"):
         life.run()
     assert [line["status"] for line in lines_of(life).values()] == ["completed", "unknown", "completed"]
+
+
+def test_a_run_that_flora_names_for_two_rows_is_that_of_the_first(
+    flora: StandIn, batch: Callable[..., TaskLife]
+) -> None:
+    flora.seconds = 0.3
+    flora.on_run = lambda run: run.update(run_id="run_0") if run["number"] == 1 else None
+    life = batch(table("a", "b", "c"), timeout=5)
+    for _ in range(2):
+        with pytest.raises(FloraBatchError, match="row 'b': run_0 is that of row 'a'"):
+            life.run()
+    assert [line["status"] for line in lines_of(life).values()] == ["completed", "unknown", "completed"]
