@@ -217,9 +217,9 @@ def _line_that_stays(
         if downloads and (not files or not all(_is_there(listing, file) for file in files)):
             return None
         return {**line, "input_files": entry.files, "reused": not is_own}
-    if status not in (FAILED, UNKNOWN):
+    if status not in (FAILED, UNKNOWN) or not line.get("error"):
         return None
-    remedy = (line.get("error") or {}).get("remedy")
+    remedy = line["error"].get("remedy")
     is_final = status == FAILED and remedy not in (Remedy.RETRY_NOW, Remedy.RETRY_LATER)
     return line if is_final or execution.is_attempt_of(line) else None
 

@@ -136,7 +136,7 @@ class Manifest:
             for its row again.
         """
         try:
-            return {line["row_id"]: line for line in read_manifest(self.uri)}
+            return {line["row_id"]: {**_EMPTY_LINE, **line} for line in read_manifest(self.uri)}
         except FloraFileError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return {}

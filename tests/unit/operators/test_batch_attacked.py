@@ -21,6 +21,9 @@ from tests.unit.flora_key import API_KEY
 from tests.unit.operators.fake_task import TaskLife
 from tests.unit.operators.still import life_of
 
+REFUSED = {"status": "failed", "error_code": "GENERATION_PROMPT_MODERATED"}
+FAILED = {"status": "failed", "error_code": "SERVER_ERROR"}
+
 
 class StandIn:
     """A small Flora. What a test changes are its attributes; a run's output is an image that holds its prompt."""
@@ -193,8 +196,7 @@ def test_a_total_may_be_reached_exactly(flora: StandIn, batch: Callable[..., Tas
 
 
 def test_a_share_of_the_rows_is_exact(flora: StandIn, batch: Callable[..., TaskLife]) -> None:
-    refused = {"status": "failed", "error_code": "GENERATION_PROMPT_MODERATED"}
-    flora.on_run = lambda run: run.update(end=refused) if run["number"] < 29 else None
+    flora.on_run = lambda run: run.update(end=REFUSED) if run["number"] < 29 else None
     life = batch(table(*map(str, range(100))), max_failed_rows="29%")  # 0.29 * 100 is 28.999999999999996
     assert life.run()["failed"] == 29
 
@@ -264,3 +266,21 @@ def test_a_run_that_flora_names_for_two_rows_is_that_of_the_first(
         with pytest.raises(FloraBatchError, match="row 'b': run_0 is that of row 'a'"):
             life.run()
     assert [line["status"] for line in lines_of(life).values()] == ["completed", "unknown", "completed"]
+
+
+@pytest.mark.parametrize("field", ["charged_cost", "reused", "error", "run_id"])
+def test_a_manifest_may_lack_fields(
+    flora: StandIn, batch: Callable[..., TaskLife], tmp_path: Path, field: str
+) -> None:
+    flora.on_run = lambda run: run.update(end=(REFUSED, {}, FAILED)[run["number"]] if run["number"] < 3 else {})
+    life = batch(table("a", "b", "c"), row_retries=0)
+    with pytest.raises(FloraBatchError):
+        life.run()
+    manifest = tmp_path / "manifest.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    kept = [{name: value for name, value in line.items() if name != field} for line in lines]
+    manifest.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+    with pytest.raises(AirflowFailException, match="1 of 3 rows did not complete"):
+        life.run()
+    life.clear()
+    assert life.run()["completed"] == 3
