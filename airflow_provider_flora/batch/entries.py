@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 COMPLETED, FAILED, UNKNOWN, SKIPPED = "completed", "failed", "unknown", "skipped"
 DOWNLOAD_KINDS = ("download", "storage")
+ACTIVE = "active"
+"""Code of a skipped row whose run is active."""
 
 
 @dataclass(eq=False)
@@ -194,9 +196,13 @@ def make_entries(
 
 
 def is_paid(line: Mapping[str, Any]) -> bool:
-    """Whether a line is of a completed run, even if its output files could not be stored."""
-    code = (line.get("error") or {}).get("code")
-    return line.get("status") == COMPLETED or (line.get("status") == FAILED and code in DOWNLOAD_KINDS)
+    """Whether a line is of a run that has completed, or was active, even if its output files are not there."""
+    status, code = line.get("status"), (line.get("error") or {}).get("code")
+    return (
+        status == COMPLETED
+        or (status == FAILED and code in DOWNLOAD_KINDS)
+        or (status == SKIPPED and code == ACTIVE and isinstance(line.get("run_id"), str))
+    )
 
 
 def memory_of(line: Mapping[str, Any] | None) -> Mapping[str, Any]:

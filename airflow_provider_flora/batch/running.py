@@ -40,7 +40,7 @@ from airflow_provider_flora.api.errors import (
     Remedy,
 )
 from airflow_provider_flora.api.waiting import as_flora_error
-from airflow_provider_flora.batch.entries import FAILED, UNKNOWN, Entry, Lines
+from airflow_provider_flora.batch.entries import ACTIVE, FAILED, UNKNOWN, Entry, Lines
 from airflow_provider_flora.batch.money import Budget
 from airflow_provider_flora.batch.progress import Progress
 from airflow_provider_flora.files.downloads.downloads import Downloads
@@ -487,7 +487,7 @@ class Running:
 
     def _line_of_unfinished(self, entry: Entry) -> dict[str, Any]:
         if entry.run_id is not None:
-            return self._lines.skipped(entry, "active", f"{entry.run_id} is active.")
+            return self._lines.skipped(entry, ACTIVE, f"{entry.run_id} is active.")
         if self._budget.error is not None:
             return self._lines.skipped(entry, "max_total_cost", str(self._budget.error))
         return self._lines.skipped(entry, "not_started", "The task has not started this row.")

@@ -284,3 +284,15 @@ def test_a_manifest_may_lack_fields(
         life.run()
     life.clear()
     assert life.run()["completed"] == 3
+
+
+def test_the_next_night_waits_for_what_the_last_one_left_active(
+    flora: StandIn, batch: Callable[..., TaskLife]
+) -> None:
+    flora.seconds = 1.0
+    with pytest.raises(FloraBatchError, match="were not over"):
+        batch(table("a", "b"), timeout=0.5).run()
+    active = flora.prompts()
+    assert batch(table("a", "b")).run()["completed"] == 2
+    assert active
+    assert sorted(flora.prompts()) == ["a a", "a b"]
