@@ -454,12 +454,12 @@ class Running:
                 self._log.info("Row %s is started again: %s", entry.row_id, failure)
             # A resumed run may be one that a user has cleared: runs.starting decides.
             entry.was_resumed, entry.run_id = False, None
+            self._delayed += 1  # here, since the batch would be over until the task begins
             self._spawn(self._start_later(entry, RETRY_ROW_LATER if failure.remedy is Remedy.RETRY_LATER else 0.0))
             return
         self._end(entry, self._lines.failed(entry, failure, run))
 
     async def _start_later(self, entry: Entry, pause: float) -> None:
-        self._delayed += 1
         try:
             await asyncio.sleep(min(pause, max(0.0, self._of.deadline - time.time())))
         finally:
