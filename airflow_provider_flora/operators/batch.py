@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -210,7 +211,7 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
             conn_id=self.flora_conn_id,
             technique_id=self.technique_id,
             validate_inputs=self.validate_inputs,
-            max_active_runs=int(parse_number("max_active_runs", self.max_active_runs, at_least=1)),
+            max_active_runs=_whole(parse_number("max_active_runs", self.max_active_runs, at_least=1)),
             starts_at_once=self.starts_at_once,
             poll_interval=parse_number("poll_interval", self.poll_interval),
             deadline=deadline,
@@ -228,7 +229,7 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
         value = self.max_failed_rows
         if isinstance(value, str) and _SHARE.fullmatch(value.strip()):
             return value.strip()
-        return int(parse_number("max_failed_rows", value, at_least=0.0))
+        return _whole(parse_number("max_failed_rows", value, at_least=0.0))
 
     def _defer(self, parameters: Parameters, batch: Batch, active: list[str]) -> None:
         from airflow_provider_flora.triggers.batch import FloraBatchTrigger
@@ -253,6 +254,10 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
         from airflow_provider_flora.hooks.flora import FloraHook
 
         return FloraHook(self.flora_conn_id)
+
+
+def _whole(number: float) -> int:
+    return int(min(number, sys.maxsize))  # infinity is no limit
 
 
 class _SettingsReader:

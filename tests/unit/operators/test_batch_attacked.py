@@ -296,3 +296,8 @@ def test_the_next_night_waits_for_what_the_last_one_left_active(
     assert batch(table("a", "b")).run()["completed"] == 2
     assert active
     assert sorted(flora.prompts()) == ["a a", "a b"]
+
+
+@pytest.mark.parametrize("name", ["max_active_runs", "max_failed_rows"])
+def test_infinity_is_no_limit(flora: StandIn, batch: Callable[..., TaskLife], name: str) -> None:
+    assert batch(table("a"), **{name: "inf"}).run()["completed"] == 1
