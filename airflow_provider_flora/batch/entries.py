@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_flora.api.errors import FloraError, FloraInputError, FloraParameterError, Remedy
 from airflow_provider_flora.api.file_types import content_type_of
 from airflow_provider_flora.api.inputs import MEDIA_INPUT_TYPES, check_inputs, run_inputs
+from airflow_provider_flora.batch.manifest import EMPTY_LINE
 from airflow_provider_flora.batch.rows import Row, RowProblem, fill
 from airflow_provider_flora.files.downloads.naming import (
     FIELDS,
@@ -213,7 +214,7 @@ def memory_of(line: Mapping[str, Any] | None) -> Mapping[str, Any]:
 def _line_that_stays(
     entry: Entry, execution: Execution, listing: Listing, *, reuse: bool, downloads: bool
 ) -> dict[str, Any] | None:
-    line = dict(entry.previous)
+    line = {**EMPTY_LINE, **entry.previous}
     is_own = execution.is_of(line)
     status = line.get("status")
     if not (is_own or (reuse and status == COMPLETED)) or not entry.is_unchanged:

@@ -62,7 +62,7 @@ FIELDS = (
     "execution",
     "attempt",
 )
-_EMPTY_LINE = {"version": VERSION, **dict.fromkeys(FIELDS)}
+EMPTY_LINE = {"version": VERSION, **dict.fromkeys(FIELDS)}
 _NAME = re.compile(r"[^\0-\x1f\x7f]+\.jsonl")
 _CHUNK_BYTES = 1024 * 1024
 _DEEPEST = 50
@@ -136,7 +136,7 @@ class Manifest:
             for its row again.
         """
         try:
-            return {line["row_id"]: {**_EMPTY_LINE, **line} for line in read_manifest(self.uri)}
+            return {line["row_id"]: line for line in read_manifest(self.uri)}
         except FloraFileError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return {}
@@ -151,7 +151,7 @@ class Manifest:
         with self._destination.writing(self._name) as sink:
             chunk = bytearray()
             for line in lines:
-                text = json.dumps(_storable({**_EMPTY_LINE, **line}), ensure_ascii=False)
+                text = json.dumps(_storable({**EMPTY_LINE, **line}), ensure_ascii=False)
                 chunk += text.encode() + b"\n"
                 if len(chunk) >= _CHUNK_BYTES:
                     sink.write(bytes(chunk))
