@@ -61,7 +61,7 @@ class Entry:
     :param retries_left: how often a failed run may be replaced.
     :param run: its failed run, about which is to be decided.
     :param was_resumed: whether an earlier attempt has started its run.
-    :param in_doubt_since: monotonic time (s) since when a start of it may have made a run that is not known.
+    :param failing_since: monotonic time (s) since when its start fails.
     :param is_unchanged: whether technique, inputs and files are those of its line of before.
     """
 
@@ -75,7 +75,7 @@ class Entry:
     retries_left: int = 0
     run: Run | None = None
     was_resumed: bool = False
-    in_doubt_since: float | None = None
+    failing_since: float = 0.0
     is_unchanged: bool = False
 
     @property

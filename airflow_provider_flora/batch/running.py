@@ -8,7 +8,8 @@ whether a start may be sent.
     ==================================================  =====================================================
     a row's inputs, its file, its run for good          the row has failed
     its run or its upload, and a retry may help         the row is started again, ``row_retries`` times
-    Flora, the network, the journal: for a moment       all starts pause, and the row is started again
+    Flora, the network, the journal: for a moment       all starts pause, and the row is started again; after five
+                                                        minutes, after the others, ``row_retries`` times
     the key, the credits, the technique, the price      nothing more is started; what runs is brought home
     a start whose run cannot be identified              the row is unknown; after five minutes, if Flora is ill
     the limit of the total cost                         nothing more is started; what runs is brought home
@@ -17,6 +18,7 @@ whether a start may be sent.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -67,8 +69,8 @@ IDLE_SECONDS = 10.0
 """Seconds without anything to do after which the task defers: a resumption needs a new process."""
 RETRY_ROW_LATER = 30.0
 """Seconds before a row whose run failed is started again, if its remedy says "retry later"."""
-DOUBT_SECONDS = 300.0
-"""Seconds for which a row in doubt holds back the others. Then it is unknown, and the next attempt looks again."""
+HOLD_SECONDS = 300.0
+"""Seconds for which a row whose start fails again and again holds back the others."""
 TICK = 1.0
 ADVICE = "A clear of the task looks again. The next DAG run starts the row anew, which may be a second charge."
 """What a person can do about a row whose run cannot be identified."""
@@ -259,10 +261,12 @@ class Running:
         return self._todo.popleft() if self._todo and self._may_start() else None
 
     async def _start_row(self, loop: asyncio.AbstractEventLoop, entry: Entry) -> None:
+        entry.failing_since = math.inf
         while not self._has_stopped():
             try:
                 run = await loop.run_in_executor(self._starting, self._start, entry)
             except FloraError as error:
+                entry.failing_since = min(entry.failing_since, time.monotonic())
                 if await self._is_settled(entry, error):
                     return
             else:
@@ -284,8 +288,7 @@ class Running:
             self._log.warning("Row %s: %s", entry.row_id, error)
             self._end(entry, self._lines.failed(entry, error, status=UNKNOWN))
             return True
-        if str(error.code).startswith(KEY_CODES) or (error.status == HTTPStatus.CONFLICT and error.code):
-            # The key was used, so there may be a run. To ask again would hold back the other rows for ever.
+        if str(error.code).startswith(KEY_CODES):  # so there may be a run
             self._end(entry, self._lines.failed(entry, error, status=UNKNOWN))
             return True
         if error.remedy.retryable and not isinstance(error, FloraInternalError):
@@ -299,8 +302,8 @@ class Running:
                 if entry.retries_left < 0:
                     self._end(entry, self._lines.failed(entry, error))
                     return True
-            if self._stays_in_doubt(entry):
-                self._end(entry, self._lines.failed(entry, _unknown(error), status=UNKNOWN))
+            if time.monotonic() - entry.failing_since >= HOLD_SECONDS:
+                self._give_way(entry, error)
                 return True
             await self._slow_down(entry, error)
             return False
@@ -312,14 +315,16 @@ class Running:
         self._todo.appendleft(entry)
         return True
 
-    def _stays_in_doubt(self, entry: Entry) -> bool:
+    def _give_way(self, entry: Entry, error: FloraError) -> None:
+        """Let the other rows go on. If Flora is ill, they meet the same; otherwise it is this row alone."""
         record = self._journal.records_of(entry.row_id).load()
-        if record is not None and not record.unanswered:
-            entry.in_doubt_since = None
-            return False
-        now = time.monotonic()
-        entry.in_doubt_since = now if entry.in_doubt_since is None else entry.in_doubt_since
-        return now - entry.in_doubt_since >= DOUBT_SECONDS
+        if record is None or record.unanswered or error.status == HTTPStatus.CONFLICT:
+            self._end(entry, self._lines.failed(entry, _unknown(error), status=UNKNOWN))
+        elif entry.retries_left > 0:
+            entry.retries_left -= 1
+            self._todo.append(entry)
+        else:
+            self._end(entry, self._lines.failed(entry, error))
 
     async def _slow_down(self, entry: Entry, error: FloraError) -> None:
         self._failures += 1
@@ -517,7 +522,7 @@ class Running:
 
 def _unknown(error: FloraError) -> FloraUnknownStartError:
     unknown = FloraUnknownStartError(
-        f"A start of this row may have made a run, and it could not be found out in {DOUBT_SECONDS / 60:.0f} "
+        f"A start of this row may have made a run, and it could not be found out in {HOLD_SECONDS / 60:.0f} "
         f"minutes: {error} A retry or a clear of the task looks again."
     )
     unknown.remedy = Remedy.RETRY_LATER

@@ -239,7 +239,7 @@ def test_a_clear_after_mistakes_takes_no_row_for_one_in_doubt(
 def test_a_row_that_stays_in_doubt_is_unknown_and_the_others_go_on(
     connect: Callable[..., None], batch: Callable[..., TaskLife], quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "DOUBT_SECONDS", 0.5)
+    monkeypatch.setattr(running, "HOLD_SECONDS", 0.5)
     monkeypatch.setattr(starting, "start_duration", lambda _: 0.2)
     with Emulator(port=0, run_seconds=0.05, cost_lag=0, idempotency="docs") as flora:
         connect(flora, max_retries=0)

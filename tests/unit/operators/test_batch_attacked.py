@@ -247,13 +247,34 @@ def test_a_mistake_does_not_forget_what_is_only_to_be_downloaded(
 
 @pytest.mark.parametrize("code", ["idempotency_duplicate", "conflict"])
 def test_a_key_that_was_used_holds_back_no_other_row(
-    flora: StandIn, batch: Callable[..., TaskLife], code: str
+    flora: StandIn, batch: Callable[..., TaskLife], code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(running, "HOLD_SECONDS", 0.5)
     flora.on_start = lambda prompt: (409, _error(code)) if prompt == "a b" else None
-    life = batch(table("a", "b", "c"), timeout=5)
+    life = batch(table("a", "b", "c"), timeout=30)
     with pytest.raises(FloraBatchError, match="1 of 3 rows did not complete"):
         life.run()
     assert [line["status"] for line in lines_of(life).values()] == ["completed", "unknown", "completed"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "becomes"), [(500, "unknown_error", "unknown"), (429, "rate_limited", "failed")]
+)
+def test_a_row_that_flora_can_never_start_holds_back_no_other_row(
+    flora: StandIn,
+    batch: Callable[..., TaskLife],
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    code: str,
+    becomes: str,
+) -> None:
+    monkeypatch.setattr(running, "HOLD_SECONDS", 0.5)
+    flora.on_start = lambda prompt: (status, _error(code)) if prompt == "a b" else None
+    life = batch(table("a", "b", "c"), timeout=60, row_retries=1)
+    with pytest.raises(FloraBatchError, match="1 of 3 rows did not complete"):
+        life.run()
+    assert [line["status"] for line in lines_of(life).values()] == ["completed", becomes, "completed"]
+    assert flora.prompts() == ["a a", "a c"]
 
 
 def test_a_run_that_flora_names_for_two_rows_is_that_of_the_first(
