@@ -25,7 +25,7 @@ import requests
 
 from airflow_provider_flora.emulator import Emulator
 from scripts.local_airflow import LocalAirflow, LocalAirflowError
-from tests.faults.fault_scenarios import ALL, FAULTS
+from tests.faults.fault_scenarios import ALL
 from tests.faults.test_faults import DATABASES, NOTICE_SOON
 
 DAGS = Path(__file__).parent / "batch_dags"
@@ -35,8 +35,6 @@ REFUSED, FLAKY = ROWS * 3 // 100, ROWS // 50
 """Rows that are refused for good, and runs that fail though another one will complete."""
 LONGEST = 1500.0
 A_TASK = re.compile(r"airflow worker -- [0-9a-f]{8}-")
-
-pytestmark = pytest.mark.skipif(not FAULTS, reason="make test-airflow and make faults run it")
 
 
 class FailingStorage:
