@@ -96,7 +96,7 @@ $(SETS:%=try-%): try-%: .venv-%/.ready
 	$(if $(filter $*,$(SETS_WITH_UNIT_TESTS)),env -u FLORA_TESTS_LEAVE_NOTHING_OUT .venv-$*/bin/pytest --quiet \
 		--import-mode=append tests/unit --ignore=tests/unit/api --ignore=tests/unit/files)
 
-faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (half an hour)
+faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (an hour)
 	FLORA_FAULTS=all $(BIN)/python -m pytest --tb=line $(ARGS) tests/faults
 
 check: $(VENV)/.ready  ## Lint, formatting and types
@@ -110,7 +110,7 @@ docs: $(VENV)/.ready  ## Build the documentation into docs/_build; warnings are 
 airflow: $(VENV)/.ready  ## Start a real Airflow with the emulator behind it and the examples in it
 	@$(BIN)/python -m scripts.airflow_with_emulator
 
-bench: $(VENV_BENCH)/.ready  ## Measure beside other providers and write docs/performance.rst (half an hour)
+bench: $(VENV_BENCH)/.ready  ## Measure beside other providers and write docs/performance.rst (40 minutes)
 	@$(VENV_BENCH)/bin/python -m benchmarks.run_all $(ARGS)
 
 build: $(VENV)/.ready  ## Build the sdist and, from it, the wheel

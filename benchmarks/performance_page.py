@@ -118,8 +118,8 @@ The DAG processor imports an operator for every file that uses it. On top of ``a
 Measuring it yourself
 ---------------------
 
-``make bench`` makes an environment of its own, ``.venv-bench`` (Python 3.11 or newer), measures for about half an
-hour and writes this page. Each program in ``benchmarks/`` runs alone and prints its result as a line of JSON.
+``make bench`` makes an environment of its own, ``.venv-bench`` (Python 3.11 or newer), measures for about 40
+minutes and writes this page. Each program in ``benchmarks/`` runs alone and prints its result as a line of JSON.
 """
 
 

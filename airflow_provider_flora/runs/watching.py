@@ -135,7 +135,7 @@ class Wait(RunWait):
         timeout: float,
         deadline: float | None,
         listener: WaitListener,
-        waits_for_cost: bool,
+        waits_for_cost: bool = True,
     ) -> None:
         super().__init__(
             technique_id,

@@ -444,10 +444,10 @@ def test_completing_what_was_not_uploaded_is_a_conflict(flora):
 
 
 def test_an_expired_upload_is_retried_with_a_fresh_reservation(emulate):
-    flora = emulate(upload_seconds=0.2)
+    flora = emulate(upload_seconds=1)
     former = reserved(flora)
     assert change(flora, former, "retry").status_code == 409, "it can still be used"
-    time.sleep(0.25)
+    time.sleep(1.05)
     answer = flora.upload(former, png())
     assert (answer.status_code, "expired" in answer.text) == (403, True)
     assert "retry" in change(flora, former, "complete").json()["error"]["message"]

@@ -35,6 +35,7 @@ ERRORS: list[FloraError] = [
     errors.FloraWaitError("The event cannot be read.", "run_1"),
     errors.FloraDownloadError("cut", transient=True, gone=True, retry_after=2.0),
     errors.FloraStorageError("no such bucket"),
+    errors.FloraBatchError("1 of 5 rows did not complete", Remedy.RETRY_LATER),
     errors.FloraInternalError(TypeError("x")),
 ]
 NAMES = ("kind", "transient", "remedy", "code", "status", "run_id", "technique_id", "request_id", "attempts")
