@@ -16,7 +16,7 @@ from tests.unit.operators.fake_task import HAS_STATE_STORE
 
 ROWS = [{"sku": f"cup-{number}", "prompt": f"a cup, number {number};"} for number in range(1, 25)]
 KILLS = 6
-MORE = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12)]
+MORE = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 4)]
 
 
 @pytest.fixture(params=["docs", "site"])
