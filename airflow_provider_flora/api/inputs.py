@@ -104,7 +104,7 @@ class _Reading:
                 if slot := self.slots.get(input_id):
                     self._read(slot.id, slot.type, value)
                 elif not isinstance(input_id, str):
-                    self.problems.append(f"inputs has the key {_preview(input_id)}, but ids of inputs are texts")
+                    self.problems.append(f"inputs has the key {preview(input_id)}, but ids of inputs are texts")
                 else:
                     known = ", ".join(map(repr, self.slots)) or "none"
                     self.problems.append(f"{input_id!r} is not an input of this technique; it has: {known}")
@@ -113,7 +113,7 @@ class _Reading:
                 self._read_entry(entry)
         else:
             self.problems.append(
-                f"inputs takes {{input_id: value}} or a list of {{id, type, value}}, not {_preview(inputs)}"
+                f"inputs takes {{input_id: value}} or a list of {{id, type, value}}, not {preview(inputs)}"
             )
         self.problems += _repetitions(self.entries)
 
@@ -129,7 +129,7 @@ class _Reading:
             self._read(entry["id"], entry["type"], entry["value"])
         else:
             self.problems.append(
-                f'{_preview(entry)} is not an input: each takes {{"id": ..., "type": ..., "value": ...}}'
+                f'{preview(entry)} is not an input: each takes {{"id": ..., "type": ..., "value": ...}}'
             )
 
     def _read(self, input_id: str, input_type: str, value: object) -> None:
@@ -141,7 +141,7 @@ class _Reading:
         else:
             expected = _expected(self.slots[input_id]) if input_id in self.slots else "one string"
             self.problems.append(
-                f"{input_id!r} takes {expected}, not {_preview(value)}"
+                f"{input_id!r} takes {expected}, not {preview(value)}"
                 + (_ONE_VALUE_EACH if isinstance(value, (list, tuple)) else "")
             )
 
@@ -169,7 +169,7 @@ def _value_problems(
         if problem := file_problem(entry.value, slot.type):
             yield f"{entry.id!r} takes {_expected(slot)}, or a file of one: {problem}"
     elif slot.type != "text" and not _is_media(entry.value, slot, on_own_origin):
-        yield f"{entry.id!r} takes {_expected(slot)}, not {_preview(entry.value)}"
+        yield f"{entry.id!r} takes {_expected(slot)}, not {preview(entry.value)}"
 
 
 def _is_media(value: str, slot: Slot, on_own_origin: Callable[[str], bool]) -> bool:
@@ -202,6 +202,7 @@ def _expected(slot: Slot) -> str:
     return expected
 
 
-def _preview(value: object, limit: int = 80) -> str:
+def preview(value: object, limit: int = 80) -> str:
+    """Return a value as Python writes it, cut to a number of characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -222,15 +222,13 @@ class Journal:
                 unsaved = {page: {**self._pages[page]} for page in sorted(self._unsaved)}
                 self._unsaved.clear()
                 latest = self._taken
-            while unsaved:
-                page = min(unsaved)
-                try:
-                    self._set(f"{BATCH_ROWS}{page}", unsaved[page])
-                except BaseException:
-                    with self._lock:
-                        self._unsaved.update(unsaved)
-                    raise
-                del unsaved[page]
+            try:
+                for page, rows in unsaved.items():
+                    self._set(f"{BATCH_ROWS}{page}", rows)
+            except BaseException:
+                with self._lock:
+                    self._unsaved.update(unsaved)
+                raise
             self._stored = latest
 
     def runs_of_others(self, row_ids: Collection[str]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from airflow_provider_flora.api.errors import FloraBatchError, FloraPriceError, Remedy
+from airflow_provider_flora.runs.techniques import check_price
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Technique
@@ -95,9 +96,9 @@ class Budget:
         return self.spent + sum(self._reserved.values())
 
     def _price(self, technique: Technique) -> float:
-        price, limit = technique.run_cost, self._max_run_cost
-        if limit is not None and (price is None or price > limit):
-            raise FloraPriceError(self._technique_id, price, limit, "max_run_cost")
+        if self._max_run_cost is not None:
+            check_price(technique, self._technique_id, self._max_run_cost)
+        price = technique.run_cost
         if price is None and self._max_total_cost is not None:
             raise FloraPriceError(self._technique_id, None, self._max_total_cost, "max_total_cost")
         return price or 0.0

@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_flora.api.errors import FloraFileError, FloraParameterError
+from airflow_provider_flora.api.inputs import preview
 from airflow_provider_flora.batch.lines import read_lines
 from airflow_provider_flora.files.storage import as_text, as_uri
 
@@ -150,7 +151,7 @@ def _default_inputs(table: _Table, row_id: str | None) -> _FillInputs:
 
 def _templates(inputs: Mapping[str, Any], table: _Table) -> _FillInputs:
     if not isinstance(inputs, Mapping) or not all(isinstance(input_id, str) for input_id in inputs):
-        raise FloraParameterError(f"inputs of a batch takes {{input_id: template}}, not {_preview(inputs)}.")
+        raise FloraParameterError(f"inputs of a batch takes {{input_id: template}}, not {preview(inputs)}.")
     templates = {input_id: as_text(template) for input_id, template in inputs.items()}
     wanted = {
         input_id: [name for name in _FIELD.findall(template) if name in table.columns]
@@ -170,7 +171,7 @@ def _templates(inputs: Mapping[str, Any], table: _Table) -> _FillInputs:
             names = wanted.get(input_id, ())
             if missing := [name for name in names if name not in columns]:
                 problems.append(
-                    f"{input_id!r} is {_preview(template)}, and the row has no {', '.join(map(repr, missing))}. "
+                    f"{input_id!r} is {preview(template)}, and the row has no {', '.join(map(repr, missing))}. "
                     "Add it, or null for no value"
                 )
             elif len(names) == 1 and template == f"{{{names[0]}}}":
@@ -188,13 +189,13 @@ def _read_row_id(column: str, columns: Mapping[str, Any]) -> tuple[str | None, l
         return None, [f"{column!r} is {'empty' if column in columns else 'missing'}. Give the row an id"]
     name = _input(value)
     if not isinstance(name, str):
-        return None, [f"{column!r} is {_preview(value)}, and an id is a text or a number"]
+        return None, [f"{column!r} is {preview(value)}, and an id is a text or a number"]
     if len(name) > LONGEST_ROW_ID:
         return None, [
-            f"{column!r} is {_preview(name)} of {len(name)} characters, and an id has at most {LONGEST_ROW_ID}"
+            f"{column!r} is {preview(name)} of {len(name)} characters, and an id has at most {LONGEST_ROW_ID}"
         ]
     if _UNUSABLE_IN_ID.search(name):
-        return None, [f"{column!r} is {_preview(name)} with a control character. Remove it"]
+        return None, [f"{column!r} is {preview(name)} with a control character. Remove it"]
     return name, []
 
 
@@ -208,7 +209,7 @@ def _read(source: Any) -> _Table:
         return _read_list(source)
     is_list = isinstance(location, str) and location.startswith("[")
     raise FloraParameterError(
-        f"rows takes a path or URI that ends in {', '.join(_READERS)}, or a list of dicts, not {_preview(source)}."
+        f"rows takes a path or URI that ends in {', '.join(_READERS)}, or a list of dicts, not {preview(source)}."
         + (" A template makes a text of a list: use the output of the task itself." if is_list else "")
     )
 
@@ -217,9 +218,9 @@ def _read_list(source: Sequence[Any]) -> _Table:
     table = _Table()
     for entry in source:
         if not isinstance(entry, Mapping):
-            table.rows.append(f"{_preview(entry)} is not a dict of values by column")
+            table.rows.append(f"{preview(entry)} is not a dict of values by column")
         elif odd := [name for name in entry if not isinstance(name, str)]:
-            table.rows.append(f"the column {_preview(odd[0])} has a name that is no text")
+            table.rows.append(f"the column {preview(odd[0])} has a name that is no text")
         else:
             table.rows.append(dict(entry))
             table.columns.update(dict.fromkeys(entry))
@@ -289,7 +290,7 @@ def _read_object(text: str, number: int) -> dict[str, Any] | str:
         line = json.loads(text)
     except (ValueError, RecursionError) as error:
         return f"line {number} is not JSON ({error}). Write one object in each line"
-    return line if isinstance(line, dict) else f"line {number} is {_preview(line)}, and not an object"
+    return line if isinstance(line, dict) else f"line {number} is {preview(line)}, and not an object"
 
 
 def _columns_of_manifest(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -313,8 +314,3 @@ def _names(table: _Table) -> str:
     names = [*table.columns]
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return ", ".join(map(repr, names[:_MOST_NAMES])) + more
-
-
-def _preview(value: object, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -295,9 +295,7 @@ class Running:
             if time.time() >= self._of.deadline:
                 self._todo.appendleft(entry)
                 return True
-            if isinstance(
-                error, (FloraFileError, FloraUploadError)
-            ):  # it may be the fault of this row's file alone
+            if isinstance(error, (FloraFileError, FloraUploadError)):  # it may be the row's file alone
                 entry.retries_left -= 1
                 if entry.retries_left < 0:
                     self._end(entry, self._lines.failed(entry, error))

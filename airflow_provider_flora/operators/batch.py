@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_flora.airflow_compat import BaseOperator, conf
 from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY, FloraTechniqueLink, technique_url
 from airflow_provider_flora.task.deadline import NO_TRIGGERER_GRACE, Deadline
-from airflow_provider_flora.task.parameters import none_if_empty, parse_number
+from airflow_provider_flora.task.parameters import none_if_empty, parse_limit, parse_number
 from airflow_provider_flora.task.success import do_after_success
 
 if TYPE_CHECKING:
@@ -221,9 +221,7 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
         )
 
     def _parse_limit(self, name: str) -> float | None:
-        value = getattr(self, name)
-        # If its template found nothing, a limit that was given is an error, and not absent.
-        return None if value is None and not self._limits[name] else parse_number(name, value, at_least=0.0)
+        return parse_limit(name, getattr(self, name), was_given=self._limits[name])
 
     def _parse_allowed_failures(self) -> int | str:
         value = self.max_failed_rows

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_flora.airflow_compat import AirflowTaskTimeout, BaseOperator, conf
 from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY, FloraTechniqueLink, technique_url
 from airflow_provider_flora.task.deadline import NO_TRIGGERER_GRACE, Deadline
-from airflow_provider_flora.task.parameters import check_choice, none_if_empty, parse_number
+from airflow_provider_flora.task.parameters import check_choice, none_if_empty, parse_limit, parse_number
 from airflow_provider_flora.task.state import store_of
 from airflow_provider_flora.task.success import do_after_success
 
@@ -246,15 +246,14 @@ class FloraRunTechniqueOperator(BaseOperator):
             downloads.check_folder()
 
     def _check_price(self, technique: Technique) -> None:
-        from airflow_provider_flora.api.errors import FloraPriceError
+        from airflow_provider_flora.runs.techniques import check_price
 
-        if not self._has_limit and self.max_run_cost is None:  # a cluster policy may have set it since
+        # A cluster policy may have set it since.
+        limit = parse_limit("max_run_cost", self.max_run_cost, was_given=self._has_limit)
+        if limit is None:
             self.log.info("A run of %s costs %s USD", technique.name, technique.run_cost)
-            return
-        # If its template found nothing, the limit is an error, and not absent.
-        limit = parse_number("max_run_cost", self.max_run_cost, at_least=0.0)
-        if technique.run_cost is None or technique.run_cost > limit:
-            raise FloraPriceError(self.technique_id, technique.run_cost, limit, "max_run_cost")
+        else:
+            check_price(technique, self.technique_id, limit)
 
     def _finishes_soon(self, client: FloraClient, started: StartedRun, deadline: Deadline) -> bool:
         """Poll the run once. Return whether it has finished, since deferring needs a second worker process."""

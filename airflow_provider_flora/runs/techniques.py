@@ -130,3 +130,14 @@ def _is_ours(folder: Path) -> bool:
 
 def _is_recent(file: Path) -> bool:
     return 0 <= time.time() - file.stat().st_mtime < CACHED_FOR
+
+
+def check_price(technique: Technique, technique_id: str, limit: float) -> None:
+    """Check that a run costs no more than ``max_run_cost``.
+
+    :param technique_id: the technique, as the user named it.
+    :param limit: USD.
+    :raises FloraPriceError: it costs more, or Flora names no price.
+    """
+    if technique.run_cost is None or technique.run_cost > limit:
+        raise FloraPriceError(technique_id, technique.run_cost, limit, "max_run_cost")

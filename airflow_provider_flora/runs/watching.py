@@ -86,7 +86,7 @@ async def watch(
     poll_interval: float,
     timeout: float,
     deadline: float | None = None,
-    listener: WaitListener,
+    listener: WaitListener | None = None,
     waits_for_cost: bool = True,
 ) -> Run:
     """Wait until a run has completed or failed, together with all other waits of the same connection.
@@ -134,7 +134,7 @@ class Wait(RunWait):
         poll_interval: float,
         timeout: float,
         deadline: float | None,
-        listener: WaitListener,
+        listener: WaitListener | None,
         waits_for_cost: bool = True,
     ) -> None:
         super().__init__(

@@ -24,6 +24,15 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} takes {' or '.join(map(repr, choices))}, not {value!r}")
 
 
+def parse_limit(name: str, value: float | str | None, *, was_given: bool) -> float | None:
+    """Return a limit in USD, or ``None`` if there is none.
+
+    :param was_given: whether the DAG has a limit. If its template found nothing, it is an error, and not absent.
+    :raises FloraParameterError: the value is not such a number.
+    """
+    return None if value is None and not was_given else parse_number(name, value, at_least=0.0)
+
+
 def parse_number(name: str, value: float | str | None, *, at_least: float = 1e-3) -> float:
     """Return a parameter as a number. A template may have rendered it as text.
 

@@ -99,21 +99,7 @@ class FloraBatchTrigger(BaseTrigger):
                 poll_interval=self.poll_interval,
                 timeout=max(0.0, self.deadline - time.time()),
                 deadline=self.deadline,
-                listener=_Silence(),
                 waits_for_cost=False,
             )
         except FloraError as error:
             self.log.warning("The wait for %s ended: %s", run_id, error)
-
-
-class _Silence:
-    """A listener that ignores everything: the log of the task tells how far it is."""
-
-    def changed(self, run: object) -> None:
-        """Ignore a change."""
-
-    def interrupted(self, error: Exception, seconds_left: float) -> None:
-        """Ignore an interruption."""
-
-    def recovered(self, run: object) -> None:
-        """Ignore the end of an interruption."""

@@ -13,8 +13,8 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,12 +169,6 @@ def kill_many(airflow: LocalAirflow, storage: FailingStorage, run_id: str, drawn
     return kills
 
 
-@contextmanager
-def an_airflow(home: Path, env: Mapping[str, str]) -> Iterator[LocalAirflow]:
-    with LocalAirflow(home, DAGS, env={**NOTICE_SOON, **env}, database_cache=DATABASES) as airflow:
-        yield airflow
-
-
 @pytest.mark.parametrize(("account", "starts_at_once"), [("docs", 1), ("site", 3)] if ALL else [("site", 3)])
 def test_each_row_is_paid_once_whatever_dies(account: str, starts_at_once: int, tmp_path: Path) -> None:
     prompts = {f"cup-{number}": f"a cup, number {number};" for number in range(1, ROWS + 1)}
@@ -193,12 +187,14 @@ def test_each_row_is_paid_once_whatever_dies(account: str, starts_at_once: int, 
         extra = {"timeout": 5, "max_retries": 1}
         flora_conn = {"conn_type": "flora", "host": flora.base_url, "password": flora.api_key, "extra": extra}
         env = {
+            **NOTICE_SOON,
             "AIRFLOW_CONN_FLORA_DEFAULT": json.dumps(flora_conn),
             "AIRFLOW_CONN_STORE": storage.connection(),
             "FLORA_BATCH_PLACE": "s3://store@shop",
             "FLORA_BATCH_STARTS_AT_ONCE": str(starts_at_once),
         }
-        with an_airflow(tmp_path / "airflow", env) as airflow, Reader(storage, [*prompts]) as reader:
+        new_airflow = LocalAirflow(tmp_path / "airflow", DAGS, env=env, database_cache=DATABASES)
+        with new_airflow as airflow, Reader(storage, [*prompts]) as reader:
             run_id = airflow.trigger(DAG)
             kills = kill_many(airflow, storage, run_id, drawn)
             try:

@@ -26,10 +26,9 @@ from .airflow_model import (
     changed,
 )
 from .flora import PRICE, FloraRun
-from .history import PATIENCE, Finding
+from .history import PATIENCE, Finding, play_as
 from .promises import ENDS, NO_SURPRISE, NOT_STUCK, ONE_CHARGE, OWN_RUN
 from .promises import PRICE as PRICE_PROMISE
-from .virtual_time import EndlessError
 from .world import World, plain
 
 LONGEST_TRY = 8 * 3600.0
@@ -205,20 +204,7 @@ class Rows:
 
 def play(seed: int, replay: Sequence[int] | None = None, *, narrating: bool = False) -> Finding | World:
     """Play a history of a batch. See ``history.play``."""
-    world = World(seed, replay, narrating=narrating)
-    worlds.enter(world, seed)
-    try:
-        _BatchHistory(world).play()
-    except EndlessError as error:
-        world.broken(ENDS, str(error))
-    finally:
-        for deployment in world.deployments:
-            deployment.triggerer.end()
-        worlds.leave()
-    if world.findings:
-        promise, text = world.findings[0]
-        return Finding(seed, world.tape.choices, promise, text, world.story)
-    return world
+    return play_as(_BatchHistory, seed, replay, narrating=narrating)
 
 
 class _BatchHistory:

@@ -399,7 +399,7 @@ BREAKAGES = (
     ),
     Breakage(
         "a price is not compared with the limit",
-        "operators.flora",
+        "runs.techniques",
         "if technique.run_cost is None or technique.run_cost > limit:",
         "if technique.run_cost is None:",
         (PRICE,),

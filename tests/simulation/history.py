@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -52,10 +52,17 @@ def play(seed: int, replay: Sequence[int] | None = None, *, narrating: bool = Fa
 
     :return: what was found, or the world as it is at the end.
     """
+    return play_as(_History, seed, replay, narrating=narrating)
+
+
+def play_as(
+    kind: Callable[[World], Any], seed: int, replay: Sequence[int] | None, *, narrating: bool
+) -> Finding | World:
+    """Play a history of a kind. See :func:`play`."""
     world = World(seed, replay, narrating=narrating)
     worlds.enter(world, seed)
     try:
-        _History(world).play()
+        kind(world).play()
     except EndlessError as error:
         world.broken(ENDS, str(error))
     finally:

@@ -143,3 +143,14 @@ def _close_sessions() -> None:
     STORES.clear()
     S3FileSystem.clear_instance_cache()
     gc.collect()
+
+
+@pytest.fixture
+def break_s3(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes the S3 refuse every request from now on."""
+    from s3fs import S3FileSystem
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError("503 Slow Down")
+
+    return lambda: monkeypatch.setattr(S3FileSystem, "_call_s3", refuse)

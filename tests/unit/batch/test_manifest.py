@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -217,15 +217,9 @@ def test_a_manifest_that_does_not_exist_is_an_error_for_who_reads_it(uri: str) -
         next(read_manifest(uri))
 
 
-def test_a_storage_that_is_away_has_not_lost_the_manifest(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from s3fs import S3FileSystem
-
+def test_a_storage_that_is_away_has_not_lost_the_manifest(break_s3: Callable[[], None]) -> None:
     manifest = Manifest("s3://store@files/shop/manifest.jsonl")
-
-    async def refuse(*_: Any, **__: Any) -> Any:
-        raise OSError("503 Slow Down")
-
-    monkeypatch.setattr(S3FileSystem, "_call_s3", refuse)
+    break_s3()
     with pytest.raises(FloraFileError, match="cannot be read now") as caught:
         manifest.load()
     assert caught.value.remedy.retryable

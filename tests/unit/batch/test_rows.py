@@ -457,15 +457,8 @@ def test_a_file_that_does_not_exist_is_an_error_that_no_retry_solves(tmp_path: P
         assert not caught.value.remedy.retryable
 
 
-def test_a_storage_that_is_away_is_an_error_that_a_retry_may_solve(
-    s3: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from s3fs import S3FileSystem
-
-    async def refuse(*_: Any, **__: Any) -> Any:
-        raise OSError("503 Slow Down")
-
-    monkeypatch.setattr(S3FileSystem, "_call_s3", refuse)
+def test_a_storage_that_is_away_is_an_error_that_a_retry_may_solve(break_s3: Callable[[], None]) -> None:
+    break_s3()
     with pytest.raises(FloraFileError, match=r"files/rows\.csv' cannot be read now.*503") as caught:
         read_rows("s3://store@files/rows.csv", row_id=None, inputs=None)
     assert caught.value.remedy.retryable

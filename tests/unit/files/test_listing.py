@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +112,8 @@ def test_folders_buckets_and_what_does_not_exist_are_no_files(s3: Any) -> None:
         assert listing.find(uri) is None, uri
 
 
-def test_a_storage_that_is_away_is_an_error_that_a_retry_may_solve(
-    s3: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from s3fs import S3FileSystem
-
-    async def refuse(*_: Any, **__: Any) -> Any:
-        raise OSError("503 Slow Down")
-
-    monkeypatch.setattr(S3FileSystem, "_call_s3", refuse)
+def test_a_storage_that_is_away_is_an_error_that_a_retry_may_solve(break_s3: Callable[[], None]) -> None:
+    break_s3()
     with pytest.raises(FloraFileError, match=r"files/a/cup.png' cannot be read now.*503") as caught:
         Listing().find("s3://store@files/a/cup.png")
     assert caught.value.remedy.retryable

@@ -14,10 +14,9 @@ from airflow_provider_flora.airflow_compat import AirflowFailException
 from airflow_provider_flora.api.errors import FloraAPIError, FloraBatchError, FloraError
 from airflow_provider_flora.batch import money, read_manifest, running
 from airflow_provider_flora.emulator import Emulator
-from airflow_provider_flora.operators.batch import FloraRunTechniqueBatchOperator
 from airflow_provider_flora.runs import starting
 from tests.unit.operators.fake_task import TaskLife
-from tests.unit.operators.still import life_of
+from tests.unit.operators.still import batch_of
 
 PROMPTS = [{"sku": f"cup-{number}", "prompt": f"a cup, number {number}"} for number in range(1, 6)]
 
@@ -33,18 +32,7 @@ def batch(tmp_path: Path) -> Callable[..., TaskLife]:
     """Makes the life of a task; its manifest is in a folder of the test's own."""
 
     def make(rows: Any = PROMPTS, **given: Any) -> TaskLife:
-        retries = given.pop("retries", 2)
-        arguments = {
-            "task_id": "stills",
-            "technique_id": "editorial-still",
-            "rows": rows,
-            "row_id": "sku",
-            "inputs": {"prompt": "{prompt}"},
-            "manifest": str(tmp_path / "manifest.jsonl"),
-            "poll_interval": 0.05,
-            "deferrable": False,
-        }
-        return life_of(FloraRunTechniqueBatchOperator(**{**arguments, **given}), retries=retries)
+        return batch_of(rows, tmp_path, **{"technique_id": "editorial-still", "row_id": "sku", **given})
 
     return make
 

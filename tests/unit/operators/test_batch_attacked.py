@@ -16,10 +16,9 @@ import pytest
 from airflow_provider_flora.airflow_compat import AirflowFailException
 from airflow_provider_flora.api.errors import FloraBatchError
 from airflow_provider_flora.batch import read_manifest, running
-from airflow_provider_flora.operators.batch import FloraRunTechniqueBatchOperator
 from tests.unit.flora_key import API_KEY
 from tests.unit.operators.fake_task import TaskLife
-from tests.unit.operators.still import life_of
+from tests.unit.operators.still import batch_of
 
 REFUSED = {"status": "failed", "error_code": "GENERATION_PROMPT_MODERATED"}
 FAILED = {"status": "failed", "error_code": "SERVER_ERROR"}
@@ -167,18 +166,7 @@ def flora(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 @pytest.fixture
 def batch(tmp_path: Path) -> Callable[..., TaskLife]:
     def make(rows: Any, **given: Any) -> TaskLife:
-        retries = given.pop("retries", 2)
-        arguments = {
-            "task_id": "stills",
-            "technique_id": "tech_1",
-            "rows": rows,
-            "row_id": "id",
-            "inputs": {"prompt": "{prompt}"},
-            "manifest": str(tmp_path / "manifest.jsonl"),
-            "poll_interval": 0.05,
-            "deferrable": False,
-        }
-        return life_of(FloraRunTechniqueBatchOperator(**{**arguments, **given}), retries=retries)
+        return batch_of(rows, tmp_path, **{"technique_id": "tech_1", "row_id": "id", **given})
 
     return make
 
