@@ -11,6 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity as DagAccessEntity
+    from airflow.api_fastapi.core_api.security import get_user as get_user
+    from airflow.api_fastapi.core_api.security import requires_access_dag as requires_access_dag
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields as RenderedTaskInstanceFields
+    from airflow.models.task_state_store import TaskStateStoreModel as TaskStateStoreModel
+    from airflow.models.taskinstance import TaskInstance as TaskInstance
+    from airflow.models.xcom import XComModel as XComModel
+    from airflow.plugins_manager import AirflowPlugin as AirflowPlugin
     from airflow.sdk import Asset as Asset
     from airflow.sdk import BaseHook as BaseHook
     from airflow.sdk import BaseOperator as BaseOperator
@@ -33,11 +41,14 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey as TaskInstanceKey
     from airflow.triggers.base import BaseTrigger as BaseTrigger
     from airflow.triggers.base import TriggerEvent as TriggerEvent
+    from airflow.utils.session import create_session as create_session
 
 _EXCEPTIONS = ("airflow.sdk.exceptions", "airflow.exceptions")
+_API_SECURITY = "airflow.api_fastapi.core_api.security"
 
 PLACES: dict[str, tuple[str, ...]] = {
     # The modules that hold a name; ":Dataset" where it has another name there.
+    "AirflowPlugin": ("airflow.plugins_manager",),
     "Asset": ("airflow.sdk", "airflow.datasets:Dataset"),
     "BaseHook": ("airflow.sdk", "airflow.hooks.base"),
     "BaseOperator": ("airflow.sdk", "airflow.models.baseoperator"),
@@ -46,13 +57,21 @@ PLACES: dict[str, tuple[str, ...]] = {
     "BaseTrigger": ("airflow.triggers.base",),
     "Connection": ("airflow.sdk", "airflow.models.connection"),
     "Context": ("airflow.sdk", "airflow.utils.context"),
+    "DagAccessEntity": ("airflow.api_fastapi.auth.managers.models.resource_details",),  # Airflow 3
     "NEVER_EXPIRE": ("airflow.sdk.execution_time.context",),  # Airflow 3.3 and later
     "ObjectStoragePath": ("airflow.sdk", "airflow.io.path"),
     "PokeReturnValue": ("airflow.sdk", "airflow.sensors.base"),
+    "RenderedTaskInstanceFields": ("airflow.models.renderedtifields",),
+    "TaskInstance": ("airflow.models.taskinstance",),
     "TaskInstanceKey": ("airflow.sdk.types", "airflow.models.taskinstancekey"),
+    "TaskStateStoreModel": ("airflow.models.task_state_store",),  # Airflow 3.3 and later
     "TriggerEvent": ("airflow.triggers.base",),
     "XCom": ("airflow.sdk.execution_time.xcom", "airflow.models.xcom"),
+    "XComModel": ("airflow.models.xcom",),  # Airflow 3
     "conf": ("airflow.sdk.configuration", "airflow.configuration"),
+    "create_session": ("airflow.utils.session",),
+    "get_user": (_API_SECURITY,),  # Airflow 3
+    "requires_access_dag": (_API_SECURITY,),  # Airflow 3
     "AirflowException": _EXCEPTIONS,
     "AirflowFailException": _EXCEPTIONS,
     "AirflowNotFoundException": _EXCEPTIONS,
@@ -112,3 +131,10 @@ def push_xcom(ti: Any, key: str, value: Any) -> None:
 
     if value is not None or not __version__.startswith("3.0."):
         ti.xcom_push(key=key, value=value)
+
+
+def has_pages() -> bool:
+    """Whether this Airflow shows pages of plugins: 3.1 and later."""
+    from airflow import __version__
+
+    return tuple(map(int, __version__.split(".")[:2])) >= (3, 1)
