@@ -100,7 +100,9 @@ def succeeded(context: Any) -> None:
 
 
 def pushed(context: Any) -> None:
-    FloraRunTechniqueOperator._record_delivery_on_success = lambda *_: die(context)  # type: ignore[method-assign]
+    from airflow_provider_flora.operators import flora
+
+    flora.do_after_success = lambda *_: die(context)
 
 
 def _die_around_save(context: Any, is_it: Callable[[Any], bool], *, first: bool) -> None:
