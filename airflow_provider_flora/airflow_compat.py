@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow.providers.standard.operators.hitl import HITLOperator as HITLOperator
     from airflow.sdk import Asset as Asset
     from airflow.sdk import BaseHook as BaseHook
     from airflow.sdk import BaseOperator as BaseOperator
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection as Connection
     from airflow.sdk import Context as Context
     from airflow.sdk import ObjectStoragePath as ObjectStoragePath
+    from airflow.sdk import Param as Param
     from airflow.sdk import PokeReturnValue as PokeReturnValue
     from airflow.sdk.configuration import conf as conf
+    from airflow.sdk.definitions.param import ParamsDict as ParamsDict
     from airflow.sdk.exceptions import AirflowException as AirflowException
     from airflow.sdk.exceptions import AirflowFailException as AirflowFailException
     from airflow.sdk.exceptions import AirflowNotFoundException as AirflowNotFoundException
     from airflow.sdk.exceptions import AirflowSensorTimeout as AirflowSensorTimeout
     from airflow.sdk.exceptions import AirflowSkipException as AirflowSkipException
     from airflow.sdk.exceptions import AirflowTaskTimeout as AirflowTaskTimeout
+    from airflow.sdk.exceptions import TaskAwaitingInput as TaskAwaitingInput
     from airflow.sdk.exceptions import TaskDeferred as TaskDeferred
     from airflow.sdk.execution_time.context import NEVER_EXPIRE as NEVER_EXPIRE
     from airflow.sdk.execution_time.xcom import XCom as XCom
@@ -48,6 +52,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "Context": ("airflow.sdk", "airflow.utils.context"),
     "NEVER_EXPIRE": ("airflow.sdk.execution_time.context",),  # Airflow 3.3 and later
     "ObjectStoragePath": ("airflow.sdk", "airflow.io.path"),
+    "Param": ("airflow.sdk", "airflow.models.param"),
+    "ParamsDict": ("airflow.sdk.definitions.param", "airflow.models.param"),
     "PokeReturnValue": ("airflow.sdk", "airflow.sensors.base"),
     "TaskInstanceKey": ("airflow.sdk.types", "airflow.models.taskinstancekey"),
     "TriggerEvent": ("airflow.triggers.base",),
@@ -59,6 +65,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "AirflowSensorTimeout": _EXCEPTIONS,
     "AirflowSkipException": _EXCEPTIONS,
     "AirflowTaskTimeout": _EXCEPTIONS,
+    "TaskAwaitingInput": ("airflow.sdk.exceptions",),  # Airflow 3.3 and later
     "TaskDeferred": _EXCEPTIONS,
 }
 
@@ -112,3 +119,70 @@ def push_xcom(ti: Any, key: str, value: Any) -> None:
 
     if value is not None or not __version__.startswith("3.0."):
         ti.xcom_push(key=key, value=value)
+
+
+def find_hitl_operator() -> type[HITLOperator]:
+    """Return Airflow's human-in-the-loop operator.
+
+    Before Airflow 3.1 it is a class without instances, so that a module with a subclass of it can be imported.
+    """
+    from airflow import __version__
+
+    if not __version__.startswith(("2.", "3.0.")):
+        from airflow.providers.standard.operators.hitl import HITLOperator
+
+        return HITLOperator
+    from airflow.exceptions import AirflowOptionalProviderFeatureException
+
+    from airflow_provider_flora.airflow_compat import BaseOperator
+
+    class MissingHITLOperator(BaseOperator):
+        def __init__(self, **_: Any) -> None:
+            raise AirflowOptionalProviderFeatureException(
+                f"{type(self).__name__} needs Airflow 3.1 or newer, which has human-in-the-loop tasks. This is "
+                f"Airflow {__version__}."
+            )
+
+    stand_in: Any = MissingHITLOperator
+    return stand_in  # type: ignore[no-any-return]
+
+
+def response_timeout_name() -> str:
+    """Return the parameter of Airflow's human-in-the-loop operator that limits the wait for a person.
+
+    The standard provider had ``execution_timeout`` for it before it had ``response_timeout``.
+    """
+    from inspect import signature
+
+    name = "response_timeout"
+    return name if name in signature(find_hitl_operator().__init__).parameters else "execution_timeout"
+
+
+def ask_person(operator: HITLOperator, ti_id: Any) -> str:
+    """Store what a human-in-the-loop operator asks, and return the body that Airflow has now.
+
+    It is that of the task instance's first attempt, at least up to Airflow 3.3:
+    https://github.com/apache/airflow/pull/73235. The operator stores the same once more, and is not told.
+    """
+    from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    names = ("options", "subject", "body", "defaults", "multiple")
+    fields: dict[str, Any] = {name: getattr(operator, name) for name in names}
+    stored: Any = SUPERVISOR_COMMS.send(
+        CreateHITLDetailPayload(
+            ti_id=ti_id,
+            params=operator.serialized_params,
+            assigned_users=operator.assigned_users or [],
+            **fields,
+        )
+    )
+    return stored.body or ""
+
+
+def pauses() -> tuple[type[TaskDeferred | TaskAwaitingInput], ...]:
+    """Return what a task raises to pause, with ``kwargs`` for the method that resumes it."""
+    from airflow_provider_flora import airflow_compat
+
+    names = ("TaskDeferred", "TaskAwaitingInput")
+    return tuple(getattr(airflow_compat, name) for name in names if hasattr(airflow_compat, name))

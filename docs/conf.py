@@ -30,7 +30,7 @@ default_role = "code"
 nitpicky = True
 # Names of Airflow's and Python's own, whose pages are not here.
 nitpick_ignore_regex = [
-    ("py:.*", r"ObjectStoragePath|Airflow(Fail|Skip)Exception|AirflowSensorTimeout|Connection|Context|dict\[str"),
+    ("py:.*", r"ObjectStoragePath|Airflow\w*Exception|AirflowSensorTimeout|Connection|Context|dict\[str"),
     ("py:.*", r"airflow_provider_flora\.(api\.(calls|waiting)|runs\.events)\..*"),
     ("py:.*", r"(airflow|collections|datetime|typing|types)\..*"),
 ]

@@ -39,6 +39,9 @@ T = TypeVar("T")
 USER = "admin"
 PASSWORD = "admin"
 FINISHED = frozenset({"success", "failed"})
+ASKING = ("awaiting_input", "deferred")
+"""The states of a task that asks a person: since Airflow 3.3, and before."""
+ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
 
 # How each kind of component is started, and under which name Airflow's health report has it.
 COMMANDS: Mapping[str, Sequence[str]] = {
@@ -567,6 +570,40 @@ class LocalAirflow:
         }
         self.api("POST", f"/dags/{dag_id}/clearTaskInstances", body=body)
 
+    def question(self, dag_id: str, run_id: str, task_id: str, timeout: float = 120) -> Any:
+        """Wait until a task asks a person, and return what it asks."""
+        self.wait_for_task_state(dag_id, run_id, task_id, *ASKING, timeout=timeout)
+        return self.api("GET", _question_path(dag_id, run_id, task_id))
+
+    def answer(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        options: Sequence[str],
+        params: Mapping[str, Any] | None = None,
+        timeout: float = 120,
+    ) -> TaskInstance:
+        """Answer a task that asks a person, wait for its end, and return it.
+
+        If an attempt was ended by mistake (see `tries_ended_by_mistake`), the next one is answered too.
+        """
+        body = {"chosen_options": options, "params_input": params or {}}
+        while True:
+            task = self.wait_for_task_state(dag_id, run_id, task_id, *ASKING, *ENDED, timeout=timeout)
+            if task.state in ENDED:
+                return task
+            self._wait_for_end_of_process(run_id, task)
+            self.api("PATCH", _question_path(dag_id, run_id, task_id), body=body)
+            self.wait_for_task_state(dag_id, run_id, task_id, *ENDED, "up_for_retry", timeout=timeout)
+
+    def _wait_for_end_of_process(self, run_id: str, task: TaskInstance) -> None:
+        """Wait until the scheduler has seen the end of the process that asked. An answer before may be lost."""
+        attempt = f"'{re.escape(task.task_id)}', run_id='{re.escape(run_id)}', try_number={task.try_number},"
+        seen = f"Received executor event .*{attempt}"
+        what = f"the scheduler to know that {task.task_id} waits"
+        self.wait_until(lambda: re.search(seen, self.process_log("scheduler")), 30, what)
+
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, try_number: int | None = None, map_index: int = -1
     ) -> str:
@@ -683,6 +720,10 @@ def _log_lines(entry: str | Mapping[str, Any]) -> Iterator[str]:
 
 def _run_path(dag_id: str, run_id: str) -> str:
     return f"/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+
+
+def _question_path(dag_id: str, run_id: str, task_id: str) -> str:
+    return f"{_run_path(dag_id, run_id)}/taskInstances/{task_id}/-1/hitlDetails"
 
 
 def _task_instance(raw: Mapping[str, Any]) -> TaskInstance:

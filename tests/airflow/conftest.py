@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -44,9 +45,11 @@ def environment(_emulator: Emulator) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def airflow(environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
-    """Airflow 3 with its processes and the example DAGs, started once for all tests."""
-    home = tmp_path_factory.mktemp("airflow")
-    with LocalAirflow(home, EXAMPLES, env=environment, database_cache=DATABASES) as airflow:
+    """Airflow 3 with its processes, the example DAGs and those of these tests, started once for all tests."""
+    home, dags = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("dags")
+    for folder in (EXAMPLES, Path(__file__).parent / "dags"):
+        shutil.copytree(folder, dags, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    with LocalAirflow(home, dags, env=environment, database_cache=DATABASES) as airflow:
         yield airflow
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from airflow import __version__
+
+HAS_HITL = not __version__.startswith(("2.", "3.0."))
+"""Whether this Airflow has human-in-the-loop tasks."""
+
 try:
     from airflow.sdk import DAG, AssetAlias, task
     from airflow.sdk.io.store import _STORE_CACHE as STORES
@@ -23,4 +28,13 @@ try:
 except ImportError:
     from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
 
-__all__ = ["DAG", "STORES", "AirflowRescheduleException", "AssetAlias", "DagSerialization", "attach", "task"]
+__all__ = [
+    "DAG",
+    "HAS_HITL",
+    "STORES",
+    "AirflowRescheduleException",
+    "AssetAlias",
+    "DagSerialization",
+    "attach",
+    "task",
+]

@@ -15,7 +15,7 @@ from airflow_provider_flora.get_provider_info import CONNECTION_FIELDS, CONNECTI
 from airflow_provider_flora.hooks.flora import FloraHook
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 from airflow_provider_flora.sensors.flora import FloraTechniqueRunSensor
-from tests.unit.airflow_names import DAG, DagSerialization, task
+from tests.unit.airflow_names import DAG, HAS_HITL, DagSerialization, task
 from tests.unit.operators.fake_task import HAS_STATE_STORE
 from tests.unit.operators.still import still
 
@@ -54,7 +54,10 @@ def dag() -> DAG:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "example_dags").glob("*.py")), ids=lambda path: path.stem)
 def test_each_task_of_an_example_is_retried(path: Path) -> None:
-    found = runpy.run_path(str(path))[path.stem]()  # the DAG has the file's name
+    make = runpy.run_path(str(path))[path.stem]  # the DAG has the file's name
+    if path.stem.startswith("flora_choose") and not HAS_HITL:
+        return  # the file can be imported, and makes no DAG
+    found = make()
     assert found.dag_id == path.stem
     assert all(one.retries == 2 for one in found.tasks)
 

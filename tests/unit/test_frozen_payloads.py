@@ -6,6 +6,7 @@ Each payload here was written by the release that it is named after. Add payload
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -21,8 +22,10 @@ from airflow_provider_flora.api.errors import (
 )
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.hooks.flora import FloraHook
+from airflow_provider_flora.operators.choose import FloraChooseOutputOperator
 from airflow_provider_flora.runs.events import WaitEvent, finished_run
 from airflow_provider_flora.triggers.flora import FloraTechniqueRunTrigger
+from tests.unit.airflow_names import HAS_HITL
 from tests.unit.operators.fake_task import first_event
 
 TRIGGER_0_1: dict[str, Any] = {
@@ -258,3 +261,38 @@ def test_an_event_of_another_shape_is_an_error_that_names_the_run_and_may_be_ret
 )
 def test_the_repr_of_an_event_is_one_short_line(event: dict[str, Any], line: str) -> None:
     assert repr(WaitEvent(event)) == line
+
+
+# --- a task that waits for a person -----------------------------------------------------------------------
+
+CHOICE_0_1: list[dict[str, Any]] = [
+    {
+        "output_id": "still",
+        "type": "imageUrl",
+        "url": "https://media.flora.ai/1.png",
+        "run_id": "r_1",
+        "label": "a",
+    },
+    {
+        "output_id": "still",
+        "type": "imageUrl",
+        "url": "https://media.flora.ai/2.png",
+        "run_id": "r_2",
+        "label": "b",
+    },
+]
+
+
+@pytest.mark.skipif(not HAS_HITL, reason="Airflow 3.1 and newer")
+def test_an_answer_to_a_question_of_another_release_chooses_what_was_shown() -> None:
+    task = FloraChooseOutputOperator(task_id="choose", outputs=[])
+    event = {
+        "chosen_options": ["b"],
+        "params_input": {},
+        "responded_at": datetime(2026, 11, 28, tzinfo=timezone.utc),
+        "responded_by_user": None,
+    }
+    newer = [{**output, "row_id": None} for output in CHOICE_0_1]
+    for outputs in (CHOICE_0_1, newer):
+        value = task.execute_complete({}, event, outputs=outputs)  # type: ignore[typeddict-item]
+        assert (value["chosen"], value["rejected"]) == (outputs[1:], outputs[:1])
