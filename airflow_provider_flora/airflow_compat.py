@@ -11,6 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity as DagAccessEntity
+    from airflow.api_fastapi.core_api.security import get_user as get_user
+    from airflow.api_fastapi.core_api.security import requires_access_dag as requires_access_dag
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields as RenderedTaskInstanceFields
+    from airflow.models.task_state_store import TaskStateStoreModel as TaskStateStoreModel
+    from airflow.models.taskinstance import TaskInstance as TaskInstance
+    from airflow.models.xcom import XComModel as XComModel
+    from airflow.plugins_manager import AirflowPlugin as AirflowPlugin
     from airflow.providers.standard.operators.hitl import HITLOperator as HITLOperator
     from airflow.sdk import Asset as Asset
     from airflow.sdk import BaseHook as BaseHook
@@ -37,11 +45,14 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey as TaskInstanceKey
     from airflow.triggers.base import BaseTrigger as BaseTrigger
     from airflow.triggers.base import TriggerEvent as TriggerEvent
+    from airflow.utils.session import create_session as create_session
 
 _EXCEPTIONS = ("airflow.sdk.exceptions", "airflow.exceptions")
+_API_SECURITY = "airflow.api_fastapi.core_api.security"
 
 PLACES: dict[str, tuple[str, ...]] = {
     # The modules that hold a name; ":Dataset" where it has another name there.
+    "AirflowPlugin": ("airflow.plugins_manager",),
     "Asset": ("airflow.sdk", "airflow.datasets:Dataset"),
     "BaseHook": ("airflow.sdk", "airflow.hooks.base"),
     "BaseOperator": ("airflow.sdk", "airflow.models.baseoperator"),
@@ -50,15 +61,23 @@ PLACES: dict[str, tuple[str, ...]] = {
     "BaseTrigger": ("airflow.triggers.base",),
     "Connection": ("airflow.sdk", "airflow.models.connection"),
     "Context": ("airflow.sdk", "airflow.utils.context"),
+    "DagAccessEntity": ("airflow.api_fastapi.auth.managers.models.resource_details",),  # Airflow 3
     "NEVER_EXPIRE": ("airflow.sdk.execution_time.context",),  # Airflow 3.3 and later
     "ObjectStoragePath": ("airflow.sdk", "airflow.io.path"),
     "Param": ("airflow.sdk", "airflow.models.param"),
     "ParamsDict": ("airflow.sdk.definitions.param", "airflow.models.param"),
     "PokeReturnValue": ("airflow.sdk", "airflow.sensors.base"),
+    "RenderedTaskInstanceFields": ("airflow.models.renderedtifields",),
+    "TaskInstance": ("airflow.models.taskinstance",),
     "TaskInstanceKey": ("airflow.sdk.types", "airflow.models.taskinstancekey"),
+    "TaskStateStoreModel": ("airflow.models.task_state_store",),  # Airflow 3.3 and later
     "TriggerEvent": ("airflow.triggers.base",),
     "XCom": ("airflow.sdk.execution_time.xcom", "airflow.models.xcom"),
+    "XComModel": ("airflow.models.xcom",),  # Airflow 3
     "conf": ("airflow.sdk.configuration", "airflow.configuration"),
+    "create_session": ("airflow.utils.session",),
+    "get_user": (_API_SECURITY,),  # Airflow 3
+    "requires_access_dag": (_API_SECURITY,),  # Airflow 3
     "AirflowException": _EXCEPTIONS,
     "AirflowFailException": _EXCEPTIONS,
     "AirflowNotFoundException": _EXCEPTIONS,
@@ -110,6 +129,13 @@ async def get_async_connection(conn_id: str, hook: type[BaseHook]) -> Connection
     return await sync_to_async(hook.get_connection)(conn_id)
 
 
+def airflow_is_at_least(major: int, minor: int) -> bool:
+    """Whether this Airflow has that version or a later one."""
+    from airflow import __version__
+
+    return tuple(map(int, __version__.split(".")[:2])) >= (major, minor)
+
+
 def push_xcom(ti: Any, key: str, value: Any) -> None:
     """Push an XCom whose value may be ``None``.
 
@@ -126,12 +152,11 @@ def find_hitl_operator() -> type[HITLOperator]:
 
     Before Airflow 3.1 it is a class without instances, so that a module with a subclass of it can be imported.
     """
-    from airflow import __version__
-
-    if not __version__.startswith(("2.", "3.0.")):
+    if airflow_is_at_least(3, 1):
         from airflow.providers.standard.operators.hitl import HITLOperator
 
         return HITLOperator
+    from airflow import __version__
     from airflow.exceptions import AirflowOptionalProviderFeatureException
 
     from airflow_provider_flora.airflow_compat import BaseOperator

@@ -31,7 +31,7 @@ CONNECTION_FORM: dict[str, Any] = {
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's connection type, its form and its extra link."""
+    """Return the provider's connection type, its form, its extra links and its plugin."""
     return {
         "package-name": "airflow-provider-flora",
         "name": "Flora",
@@ -53,5 +53,11 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
-        "extra-links": ["airflow_provider_flora.links.flora.FloraTechniqueLink"],
+        "extra-links": [
+            "airflow_provider_flora.links.flora.FloraTechniqueLink",
+            "airflow_provider_flora.links.flora.FloraOutputsLink",
+        ],
+        "plugins": [
+            {"name": "flora", "plugin-class": "airflow_provider_flora.plugins.flora_plugin.FloraPlugin"},
+        ],
     }

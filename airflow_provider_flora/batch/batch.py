@@ -303,7 +303,7 @@ class Batch:
     # --- the end ----------------------------------------------------------------------------------------------
 
     def hand_over(self) -> dict[str, Any]:
-        """Return the task's value, or raise the error with which it fails. Everything is in place by then."""
+        """Return the task's value, whether it fails or not. Everything is in place by then."""
         running = self._running
         assert running is not None  # noqa: S101
         self._fill_in_costs()
@@ -311,11 +311,11 @@ class Batch:
         line = describe(counts, self._budget.spent)
         self._log.info("%s. Manifest: %s", line, self._manifest.uri)
         self._report(line)
-        self._raise_if_failed(running, counts)
         return self.value(counts)
 
     def value(self, counts: Counter[str]) -> dict[str, Any]:
         """Return the task's value: where the manifest is, and how many rows have each status."""
+        lines = [entry.line for entry in self.entries if entry.line is not None]
         return {
             "manifest": self._manifest.uri,
             "rows": len(self.entries),
@@ -325,12 +325,21 @@ class Batch:
             "unknown": counts[UNKNOWN],
             "skipped": counts[SKIPPED],
             "charged_cost": round(self._budget.spent, 6),
+            "saved_cost": round(sum(line["charged_cost"] or 0.0 for line in lines if line["reused"]), 6),
+            "failures": dict(
+                Counter((line["error"] or {}).get("remedy") for line in lines if line["status"] == FAILED)
+            ),
         }
 
     def changed_rows(self) -> list[str]:
         """Return the ids of rows that this execution has completed, up to :data:`NAMED_ROWS`."""
         lines = [entry.line for entry in self.entries if entry.line is not None]
         return [line["row_id"] for line in lines if line["status"] == COMPLETED and not line["reused"]][:NAMED_ROWS]
+
+    @property
+    def manifest_uri(self) -> str:
+        """The manifest's URI."""
+        return self._manifest.uri
 
     @property
     def history_id(self) -> str:
@@ -341,7 +350,11 @@ class Batch:
         """Record that the task has succeeded. A later clear asks for new runs."""
         self._journal.record_delivery()
 
-    def _raise_if_failed(self, running: Running, counts: Counter[str]) -> None:
+    def raise_if_failed(self) -> None:
+        """Raise the error with which the task fails, if it does."""
+        running = self._running
+        assert running is not None  # noqa: S101
+        counts = running.count()
         if running.fatal is not None:
             raise running.fatal
         if running.timed_out:

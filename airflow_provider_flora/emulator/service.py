@@ -116,6 +116,7 @@ class Service:
             f"{base}/assets/{{asset}}/complete", self._make_asset_handler("completeAsset", assets.complete)
         )
         routes.add_post(f"{base}/assets/{{asset}}/retry", self._make_asset_handler("retryAsset", assets.retry))
+        routes.add_get("/techniques/{technique}", partial(self._serve, "showTechnique", self._show_technique))
         routes.add_get("/media/{path:.+}", partial(self._serve, "getMedia", self._send_medium))
         routes.add_route("*", f"{base}{{rest:.*}}", self._make_handler("unknown", _answer_not_found))
         application.on_response_prepare.append(self._add_headers)
@@ -227,6 +228,9 @@ class Service:
             if slow.result().words["answer"] != "late":
                 return await answer_as_proxy(slow.result().words["answer"], request)
         return await self._runs.answer_start(await start, request)
+
+    async def _show_technique(self, request: web.Request, fire: Fire) -> web.StreamResponse:
+        return await self._techniques.show(request)
 
     async def _send_medium(self, request: web.Request, fire: Fire) -> web.StreamResponse:
         medium = await self._media.read(request.match_info["path"])

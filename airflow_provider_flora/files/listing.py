@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
+def find_file(uri: str) -> Stored | None:
+    """Return one file, or ``None`` if it does not exist. Its folder is not listed.
+
+    :param uri: path, or URI such as ``s3://conn_id@bucket/key``.
+    :raises FloraFileError: the storage cannot be read.
+    """
+    with file_errors(uri):
+        path = path_of(uri)
+        return _find_local(path) if isinstance(path, Path) else _find_stored(path)
+
+
 class Listing:
     """The files of storages, as they were when their folders were listed. Create a new one to look again."""
 
@@ -56,12 +67,7 @@ class _Folder:
         """Return a file of the folder, or ``None`` if it does not exist."""
         if self._files is not None:
             return self._files.get(name)
-        path: Any = path_of(uri)
-        self._fs.invalidate_cache(self._path)
-        try:
-            return stored_of(self._fs.info(path.path))
-        except FileNotFoundError:
-            return None
+        return _find_stored(path_of(uri))
 
     def _list(self) -> dict[str, Stored] | None:
         """Return the files by name, or ``None`` if the folder cannot be listed."""
@@ -81,6 +87,14 @@ class _Folder:
             if folder.strip("/") == self._path.strip("/") and (stored := stored_of(entry)):
                 files[name] = stored
         return files
+
+
+def _find_stored(path: Any) -> Stored | None:
+    path.fs.invalidate_cache(str(path.path).rpartition("/")[0])
+    try:
+        return stored_of(path.fs.info(path.path))
+    except FileNotFoundError:
+        return None
 
 
 def _find_local(path: Path) -> Stored | None:

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_flora.airflow_compat import BaseOperator, conf
-from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY, FloraTechniqueLink, technique_url
+from airflow_provider_flora.links.flora import TASK_LINKS, TECHNIQUE_URL_KEY, technique_url
 from airflow_provider_flora.task.deadline import NO_TRIGGERER_GRACE, Deadline
 from airflow_provider_flora.task.parameters import none_if_empty, parse_limit, parse_number
 from airflow_provider_flora.task.success import do_after_success
@@ -89,7 +89,7 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
         "flora_conn_id",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json"}
-    operator_extra_links = (FloraTechniqueLink(),)
+    operator_extra_links = TASK_LINKS
     ui_color = "#e8f0e4"
 
     def __init__(
@@ -145,7 +145,7 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
         """Check all rows, run those that are to run, and return the value."""
         from airflow_provider_flora.runs.outcome import airflow_errors
 
-        with airflow_errors():
+        with airflow_errors(context):
             deadline = Deadline(parse_number("timeout", self.timeout), self.execution_timeout)
         return self._work(context, deadline.unix_time(), was_deferred=False)
 
@@ -155,9 +155,9 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
 
     def _work(self, context: Context, deadline: float, *, was_deferred: bool) -> dict[str, Any]:
         from airflow_provider_flora.batch.batch import Batch
-        from airflow_provider_flora.runs.outcome import add_to_asset_events, airflow_errors
+        from airflow_provider_flora.runs.outcome import BATCH_KEY, add_to_asset_events, airflow_errors
 
-        with airflow_errors():
+        with airflow_errors(context):
             parameters = self._make_parameters(context, deadline)
             batch = Batch(
                 self._make_order(),
@@ -165,15 +165,16 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
                 context,
                 make_client=lambda: self._make_hook().get_conn(),
                 read_settings=_SettingsReader(self._make_hook),
-                on_technique=lambda settings, technique: self._push_link(context, settings, technique),
+                on_technique=lambda *found: self._push_first(context, batch.manifest_uri, *found),
                 was_deferred=was_deferred,
                 log=self.log,
             )
             if active := batch.run(may_defer=self.deferrable):
                 self._defer(parameters, batch, active)
             value = batch.hand_over()
-        if self.do_xcom_push:
-            context["ti"].xcom_push(key="manifest", value=value["manifest"])
+            if self.do_xcom_push:
+                context["ti"].xcom_push(key=BATCH_KEY, value=value)  # a task that fails returns nothing
+            batch.raise_if_failed()
         add_to_asset_events({**value, "changed_rows": batch.changed_rows()}, context)
         do_after_success(self, batch.record_delivery)
         return value
@@ -182,8 +183,10 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
         """Log that the runs go on: Flora cannot cancel runs."""
         self.log.warning("Runs that are active go on at Flora, which cannot cancel runs. A retry waits for them")
 
-    def _push_link(self, context: Context, settings: ClientSettings, technique: Technique) -> None:
+    def _push_first(self, context: Context, manifest: str, settings: ClientSettings, technique: Technique) -> None:
+        """Push what is known before the first start: a task that waits or fails has it too."""
         if self.do_xcom_push:
+            context["ti"].xcom_push(key="manifest", value=manifest)
             page = technique_url(settings, technique.slug or technique.technique_id)
             context["ti"].xcom_push(key=TECHNIQUE_URL_KEY, value=page)
 

@@ -114,7 +114,7 @@ class FloraChooseOutputOperator(HITLOperator):
         from airflow_provider_flora.runs.choosing import check_size, find_outputs, show
         from airflow_provider_flora.runs.outcome import airflow_errors
 
-        with airflow_errors():
+        with airflow_errors(context):
             outputs = find_outputs(self._read_outputs(), self.labels, self.REJECT)
             shown = show(outputs, self._is_on_own_origin)
             above = none_if_empty(self.body)

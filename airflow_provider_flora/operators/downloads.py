@@ -59,7 +59,7 @@ class FloraDownloadOutputsOperator(BaseOperator):
         from airflow_provider_flora.hooks.flora import FloraHook
         from airflow_provider_flora.runs.outcome import airflow_errors, hand_over
 
-        with airflow_errors(), FloraHook(self.flora_conn_id).get_conn() as client:
+        with airflow_errors(context), FloraHook(self.flora_conn_id).get_conn() as client:
             downloads = Downloads(self.download_to, self.file_name, self.log)
             run = client.get_technique_run(self.technique_id, self.run_id)
             if not run.completed:

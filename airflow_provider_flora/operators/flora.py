@@ -13,8 +13,8 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_flora.airflow_compat import AirflowTaskTimeout, BaseOperator, conf
-from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY, FloraTechniqueLink, technique_url
+from airflow_provider_flora.airflow_compat import AirflowTaskTimeout, BaseOperator, conf, push_xcom
+from airflow_provider_flora.links.flora import TASK_LINKS, TECHNIQUE_URL_KEY, technique_url
 from airflow_provider_flora.task.deadline import NO_TRIGGERER_GRACE, Deadline
 from airflow_provider_flora.task.parameters import check_choice, none_if_empty, parse_limit, parse_number
 from airflow_provider_flora.task.state import store_of
@@ -89,7 +89,7 @@ class FloraRunTechniqueOperator(BaseOperator):
         "file_name",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json"}
-    operator_extra_links = (FloraTechniqueLink(),)
+    operator_extra_links = TASK_LINKS
     ui_color = "#e8f0e4"
 
     def __init__(
@@ -143,7 +143,7 @@ class FloraRunTechniqueOperator(BaseOperator):
         from airflow_provider_flora.runs.outcome import airflow_errors
 
         hook = self._make_hook()
-        with airflow_errors():
+        with airflow_errors(context):
             records = self._make_records(context)
             with records.protect_paid_run():
                 deadline = Deadline(parse_number("timeout", self.timeout), self.execution_timeout)
@@ -167,7 +167,7 @@ class FloraRunTechniqueOperator(BaseOperator):
         from airflow_provider_flora.runs.outcome import airflow_errors
 
         hook = self._make_hook()
-        with airflow_errors():
+        with airflow_errors(context):
             return self._hand_over(finished_run(event, hook.get_conn, self.technique_id), context, hook)
 
     def on_kill(self) -> None:
@@ -211,6 +211,7 @@ class FloraRunTechniqueOperator(BaseOperator):
         return InputFiles(self.inputs, client, record, execution_id(context), self.log)
 
     def _make_plan(self, client: FloraClient, context: Context, files: InputFiles) -> PlannedRun:
+        from airflow_provider_flora.runs.outcome import RUN_COST_KEY
         from airflow_provider_flora.runs.starting import PlannedRun
         from airflow_provider_flora.runs.techniques import RecentTechnique
 
@@ -220,6 +221,7 @@ class FloraRunTechniqueOperator(BaseOperator):
             self._has_link = True
             page = technique_url(client.settings, technique.get().slug or technique.get().technique_id)
             context["ti"].xcom_push(key=TECHNIQUE_URL_KEY, value=page)
+            push_xcom(context["ti"], RUN_COST_KEY, technique.get().run_cost)
         inputs = technique.check(lambda found: self._check_inputs(found, client, files))
         return PlannedRun(
             technique.get().technique_id,

@@ -85,7 +85,7 @@ class FloraUploadAssetOperator(BaseOperator):
         from airflow_provider_flora.task.attempt import execution_id
         from airflow_provider_flora.task.state import store_of
 
-        with airflow_errors(), FloraHook(self.flora_conn_id).get_conn() as client:
+        with airflow_errors(context), FloraHook(self.flora_conn_id).get_conn() as client:
             file = as_text(self.file)
             if not isinstance(file, str) or file in EMPTY:
                 raise FloraParameterError(f"file takes a path, a storage's URI or an https:// URL, not {file!r}.")

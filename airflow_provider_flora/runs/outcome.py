@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_flora.airflow_compat import AirflowFailException, push_xcom
+from airflow_provider_flora.api.error_dicts import describe_error
 from airflow_provider_flora.api.errors import FloraError, FloraRunFailedError
 
 if TYPE_CHECKING:
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from airflow_provider_flora.task.log import Log
 
 LARGE_TEXT_BYTES = 64 * 1024
+ERROR_KEY = "flora_error"
+"""XCom of a task that failed: the error as ``api.error_dicts`` describes it."""
+BATCH_KEY = "flora_batch_value"
+"""XCom of a batch that has ended, completed or failed: its value."""
+RUN_COST_KEY = "flora_run_cost"
+"""XCom of a task that has started a run: its price in USD."""
 
 
 def value_of(run: Run, technique_id: str) -> dict[str, Any]:
@@ -125,8 +132,8 @@ def add_to_asset_events(extra: Mapping[str, Any], context: Mapping[str, Any]) ->
 
 
 @contextmanager
-def airflow_errors() -> Iterator[None]:
-    """Prevent retries that cannot succeed.
+def airflow_errors(context: Mapping[str, Any]) -> Iterator[None]:
+    """Prevent retries that cannot succeed, and push the error as an XCom, for Airflow does not keep it.
 
     The Flora error is raised without its causes. An error whose remedy is "change the input" or "give up" becomes
     an ``AirflowFailException`` too, with the same attributes.
@@ -136,6 +143,9 @@ def airflow_errors() -> Iterator[None]:
     try:
         yield
     except FloraError as error:
+        if context["task"].do_xcom_push:
+            with suppress(Exception):  # the error itself matters more
+                context["ti"].xcom_push(key=ERROR_KEY, value=describe_error(error))
         raise (error if error.remedy.retryable else _make_final(error)) from None
 
 

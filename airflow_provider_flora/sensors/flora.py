@@ -79,7 +79,7 @@ class FloraTechniqueRunSensor(BaseSensorOperator):
         """Poll the run once."""
         from airflow_provider_flora.runs.outcome import airflow_errors
 
-        with airflow_errors():
+        with airflow_errors(context):
             run = self._poll_leniently(context)
             if run is None or not run.finished:
                 return PokeReturnValue(is_done=False)
@@ -104,7 +104,7 @@ class FloraTechniqueRunSensor(BaseSensorOperator):
         from airflow_provider_flora.runs.events import finished_run
         from airflow_provider_flora.runs.outcome import airflow_errors
 
-        with airflow_errors():
+        with airflow_errors(context):
             try:
                 run = finished_run(event, FloraHook(self.flora_conn_id).get_conn, self.technique_id)
             except FloraRunTimeoutError as error:

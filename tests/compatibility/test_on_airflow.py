@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -133,6 +134,20 @@ def test_each_way_to_wait_and_place_of_a_connection_gives_its_run(
 def test_a_file_becomes_an_asset(ran: AllRan) -> None:
     assert ran["ways"].xcom("upload")["url"].startswith(f"{ran.origin}/")
     assert ran["ways"].xcom("upload")["width"] == 40
+
+
+def test_the_pages_are_there_from_airflow_3_1_on(ran: AllRan, version: str) -> None:
+    if tuple(map(int, version.split(".")[:2])) < (3, 1):
+        assert not any(b"static/flora.css" in body or b"run_id" in body for _, body in ran.pages.values())
+        return
+    rows = json.loads(ran.pages["outputs"][1])["rows"]
+    assert [(row["row_id"], row["status"]) for row in rows] == [("sneaker", "completed"), ("chair", "completed")]
+    assert ran.pages["html"][1].count(b"<img ") == 4  # the outputs and the photos
+    (view,) = json.loads(ran.pages["run"][1])["tasks"]
+    assert view["outputs"] == ran["quickstart"].xcom("run_technique")["outputs"]
+    assert b"USD" in ran.pages["spending"][1]
+    media_type, content = ran.pages["file"]
+    assert (media_type, content[:4]) == ("image/png", b"\x89PNG")
 
 
 def test_nothing_is_paid_twice(ran: AllRan) -> None:

@@ -42,7 +42,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = set(contents(wheel))
     assert {Path(name).parts[0].partition("-")[0] for name in names} == {PACKAGE}
     described = {name for name in names if ".dist-info/" not in name}
-    there = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / PACKAGE).rglob("*.py")}
+    files = [path for path in (REPOSITORY / PACKAGE).rglob("*.*") if path.suffix in (".py", ".html", ".css", ".js")]
+    assert len({path.suffix for path in files}) == 4
+    there = {str(path.relative_to(REPOSITORY)) for path in files}
     assert described == {*there, f"{PACKAGE}/py.typed"}
 
 

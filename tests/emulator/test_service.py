@@ -26,6 +26,13 @@ def test_every_answer_carries_a_request_id_of_its_own(flora):
     assert len(set(request_ids)) == len(answers)
 
 
+def test_a_technique_has_a_page_to_which_links_lead(flora):
+    page = requests.get(f"{flora.emulator.origin}/techniques/wonder-fy", timeout=5)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "<h1>Wonder(fy)</h1><p>Apply Wonder&#x27;s cinematic style to images</p>" in page.text
+    assert requests.get(f"{flora.emulator.origin}/techniques/nope", timeout=5).status_code == 404
+
+
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic c2s="])
 def test_without_a_key_every_operation_is_unauthorized(flora, header):
     for path in ("/techniques", "/workspaces", "/technique-runs", "/techniques/x", "/techniques/x/runs/y", "/nope"):

@@ -12,6 +12,7 @@ import json
 import logging
 import pkgutil
 import random
+import re
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -236,7 +237,8 @@ def install() -> None:
     modules = [
         importlib.import_module(found.name)
         for found in pkgutil.walk_packages(airflow_provider_flora.__path__, f"{PACKAGE}.")
-        if ".emulator" not in found.name and not found.name.endswith("__main__")
+        # A task is no emulator and no page.
+        if not re.search(r"\.(emulator|plugins|__main__)\b", found.name)
     ]
     for module in modules:
         _rebind_clock(module)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from airflow import __version__
+from airflow_provider_flora.airflow_compat import airflow_is_at_least
 
-HAS_HITL = not __version__.startswith(("2.", "3.0."))
+HAS_HITL = airflow_is_at_least(3, 1)
 """Whether this Airflow has human-in-the-loop tasks."""
 
 try:

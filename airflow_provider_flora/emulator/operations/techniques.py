@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from aiohttp import web
 
 from airflow_provider_flora.emulator.http.answers import answer_json
@@ -58,6 +60,22 @@ class TechniqueOperations:
     async def get(self, request: web.Request) -> web.StreamResponse:
         """``GET /techniques/{techniqueId}``."""
         return answer_json(find_technique(self._catalogue, request).as_json())
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """A technique's page in Flora's app, to which links lead: ``/techniques/{slug}`` on the origin."""
+        return web.Response(text=_as_page(find_technique(self._catalogue, request)), content_type="text/html")
+
+
+def _as_page(technique: Technique) -> str:
+    lists = ""
+    for title, slots in (("Inputs", technique.inputs), ("Outputs", technique.outputs)):
+        items = (f"<li>{escape(slot.name)} ({escape(slot.type)})</li>" for slot in slots)
+        lists += f"<h2>{title}</h2><ul>{''.join(items)}</ul>"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(technique.name)}</title>'
+        f"<h1>{escape(technique.name)}</h1><p>{escape(technique.description)}</p>"
+        f"<p>{technique.run_cost:g} USD a run. This is the emulator, not Flora.</p>{lists}</html>"
+    )
 
 
 def find_technique(catalogue: Catalogue, request: web.Request) -> Technique:

@@ -31,7 +31,7 @@ def test_the_link_is_what_the_task_pushed_when_it_began(flora: Emulator, monkeyp
     life.run()
     xcoms = life.ti.xcoms
     monkeypatch.setattr("airflow_provider_flora.links.flora.XCom.get_value", lambda *, ti_key, key: xcoms.get(key))
-    (link,) = FloraRunTechniqueOperator.operator_extra_links
+    link = FloraRunTechniqueOperator.operator_extra_links[0]
     assert link.get_link(life.operator, ti_key=None) == f"{flora.origin}/techniques/editorial-still"
     xcoms.clear()
     assert FloraTechniqueLink().get_link(life.operator, ti_key=None) == ""

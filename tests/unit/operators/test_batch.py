@@ -57,7 +57,11 @@ def test_each_row_is_run_once_and_has_its_line(flora: Emulator, batch: Callable[
         "unknown": 0,
         "skipped": 0,
         "charged_cost": pytest.approx(5 * 0.09),
+        "saved_cost": 0,
+        "failures": {},
     }
+    assert life.ti.xcoms["flora_batch_value"] == value
+    assert life.ti.xcoms["manifest"] == value["manifest"]
     lines = lines_of(life)
     assert [line["row_id"] for line in lines] == [row["sku"] for row in PROMPTS]
     assert {line["status"] for line in lines} == {"completed"}

@@ -290,7 +290,7 @@ class Context(dict[str, Any]):
     def __init__(self) -> None:
         self.xcoms: dict[str, Any] = {}
         ti = SimpleNamespace(id=uuid4(), xcom_push=lambda key, value: self.xcoms.update({key: value}))
-        super().__init__(ti=ti, task_instance=ti)
+        super().__init__(ti=ti, task_instance=ti, task=SimpleNamespace(do_xcom_push=True))
 
 
 def ask(task: FloraChooseOutputOperator) -> dict[str, Any]:

@@ -73,7 +73,15 @@ def test_each_part_is_an_xcom_pushed_once_and_the_run_id_before_the_wait(flora: 
     life = life_of(still(deferrable=deferrable))
     value = life.run()
     assert sorted(life.ti.pushes) == sorted(
-        ["flora_technique_url", "run_id", "outputs", "output_urls", "output_texts", "charged_cost"]
+        [
+            "flora_technique_url",
+            "flora_run_cost",
+            "run_id",
+            "outputs",
+            "output_urls",
+            "output_texts",
+            "charged_cost",
+        ]
     )
     assert life.ti.pushes.index("run_id") < life.ti.pushes.index("outputs")
     for key in ("run_id", "outputs", "output_urls", "charged_cost"):
@@ -307,6 +315,8 @@ def test_a_failed_run_is_reported_with_code_and_remedy_and_retried_only_if_that_
     )
     assert "request id req_" in reported
     assert "outputs" not in life.ti.pushes
+    pushed = life.ti.xcoms["flora_error"]  # for the page of the task: Airflow keeps no errors
+    assert (pushed["code"], pushed["remedy"], pushed["message"]) == (code, remedy, reported)
 
 
 @pytest.mark.parametrize(

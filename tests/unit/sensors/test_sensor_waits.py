@@ -86,7 +86,8 @@ def test_the_value_is_that_of_the_operator(flora: Emulator, way: dict[str, Any])
     value = of_operator.run()
     seen, life = run_of(sensor(value["run_id"], **way))
     assert seen == value
-    of_operator.ti.xcoms.pop("flora_technique_url")
+    for of_a_start in ("flora_technique_url", "flora_run_cost"):
+        of_operator.ti.xcoms.pop(of_a_start)
     assert life.ti.xcoms == of_operator.ti.xcoms
 
 
