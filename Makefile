@@ -27,6 +27,8 @@ find_python = $(shell for p in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versio
 PYTHON_2_11 := $(shell for p in $(PYTHON) python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
 
+NODE_MODULES := tests/conformance/node_modules tests/airflow/pages/node_modules
+
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -51,12 +53,13 @@ endef
 # Several processes, each with whole files. A test that hangs ends its process and shows where it was.
 IN_PARALLEL = --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
 
-test: $(VENV)/.ready tests/conformance/node_modules/.ready  ## Run the tests a person waits for, one real kill among them
+test: $(VENV)/.ready $(NODE_MODULES:%=%/.ready)  ## Run the tests a person waits for, one real kill among them
 	@echo "The unit tests run beside those of real Airflow processes; their output comes in the end"
 	$(call beside,\
 		$(BIN)/python -m pytest -n 4 $(IN_PARALLEL) -m "not slow" --cov --cov-report term \
 			--ignore=tests/airflow --ignore=tests/compatibility --ignore=tests/faults,\
-		$(BIN)/python -m pytest tests/airflow/test_processes.py tests/faults/test_faults.py)
+		$(BIN)/python -m pytest tests/airflow/test_processes.py tests/airflow/pages \
+			tests/faults/test_faults.py)
 
 # The unit tests once more on Airflow 2.11. It keeps no state of tasks: what tests that state says so and is skipped.
 ON_2_11 = env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/python -m pytest --quiet -n 2 $(IN_PARALLEL) \
@@ -65,7 +68,8 @@ ON_2_11 = env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/python -m pytest
 test-airflow: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready)  ## Run the tests of real Airflow processes, the slow tests, and the unit tests on 2.11
 	$(call beside,\
 		$(if $(PYTHON_2_11),$(ON_2_11),echo "No Python 3.10 to 3.12 is here: the unit tests on Airflow 2.11 are left out"),\
-		FLORA_FAULTS=part $(BIN)/python -m pytest tests/airflow tests/compatibility tests/faults)
+		FLORA_FAULTS=part $(BIN)/python -m pytest tests/airflow --ignore=tests/airflow/pages \
+			tests/compatibility tests/faults)
 	$(BIN)/python -m pytest -m slow tests/unit tests/docs tests/simulation
 
 simulate: $(VENV)/.ready  ## Play histories of tasks in a modelled world: SEED=1 COUNT=20000 JOBS=2
@@ -136,7 +140,7 @@ $(SETS:%=pins-%): pins-%:
 		--only-binary av --group unit-test --extra emulator pyproject.toml - -o requirements/$*.txt
 
 clean:  ## Remove everything that make made
-	rm -rf $(VENV) $(VENV_2_11) $(VENV_BENCH) $(SETS:%=.venv-%) .airflow build dist docs/_build tests/conformance/node_modules
+	rm -rf $(VENV) $(VENV_2_11) $(VENV_BENCH) $(SETS:%=.venv-%) .airflow build dist docs/_build $(NODE_MODULES)
 
 # One recipe for all environments. uv installs in seconds; where it cannot reach the index that pip is configured for,
 # pip does the same work.
@@ -166,7 +170,7 @@ $(SETS:%=.venv-%/.ready): .venv-%/.ready: requirements/%.txt
 	@echo "Installing $* into $(@D) ..."
 	@$(call environment,$(call find_python,$(firstword $($*))),requirements/$*.txt)
 
-tests/conformance/node_modules/.ready: tests/conformance/package.json
+tests/%/node_modules/.ready: tests/%/package.json
 	@if command -v npm >/dev/null; then \
-		cd tests/conformance && npm install --no-package-lock --no-audit --no-fund --loglevel=error && touch node_modules/.ready; \
-	else echo "npm is not here: the conformance tests will be left out"; fi
+		cd $(<D) && npm install --no-package-lock --no-audit --no-fund --loglevel=error && touch node_modules/.ready; \
+	else echo "npm is not here: the tests in $(<D) that need it will be left out"; fi
