@@ -6,6 +6,9 @@ The guest's limit is a test's own auth manager; `requires_access_dag` and everyt
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,12 @@ import requests
 
 from airflow_provider_flora.emulator import Emulator
 from scripts.local_airflow import PASSWORD, USER, LocalAirflow, free_port
-from tests.airflow.conftest import DATABASES, REPOSITORY
+from tests.airflow.conftest import DATABASES, EXAMPLES, REPOSITORY
 from tests.airflow.pages.guests_auth_manager import GUEST, SEEN
 
-HIDDEN = "pages_hidden"
+PYTHON = os.environ.get("FLORA_AIRFLOW_PYTHON", sys.executable)
+"""Whose Airflow is looked at. Only that of the tests itself has what reaches an S3."""
+HIDDEN, HOSTILE = "pages_hidden", "pages_hostile"
 JSON = {"Accept": "application/json"}
 HTML = {"Accept": "text/html"}
 
@@ -65,17 +70,20 @@ def airflow(
 ) -> Iterator[LocalAirflow]:
     """An Airflow below the path /air, whose guest may see one of two DAGs. A connection is in its database."""
     home, port = tmp_path_factory.mktemp("pages"), free_port()
-    folder = Path(__file__).parent / "dags"
+    folder = tmp_path_factory.mktemp("dags")
+    shutil.copytree(Path(__file__).parent / "dags", folder, dirs_exist_ok=True)
+    shutil.copy(EXAMPLES / "flora_choose.py", folder)
     env = {
         **environment,
         "FLORA_PAGES_FOLDER": str(home / "files"),
+        "FLORA_PAGES_STORE": "s3://store@pages" if sys.executable == PYTHON else f"file://{home}/store",
         "PYTHONPATH": str(REPOSITORY),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}/air",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/air/execution/",
         "AIRFLOW__CORE__AUTH_MANAGER": "tests.airflow.pages.guests_auth_manager.GuestsAuthManager",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin,{GUEST}:viewer",
     }
-    airflow = LocalAirflow(home, folder, env=env, database_cache=DATABASES, port=port)
+    airflow = LocalAirflow(home, folder, env=env, database_cache=DATABASES, port=port, python=PYTHON)
     airflow.url += "/air"
     with airflow:
         extra = {"endpoint_url": store.meta.endpoint_url, "region_name": "us-east-1"}
@@ -93,9 +101,9 @@ def airflow(
 @pytest.fixture(scope="session")
 def runs(airflow: LocalAirflow) -> dict[str, str]:
     """A finished run of each DAG."""
-    started = {dag_id: airflow.trigger(dag_id) for dag_id in (SEEN, HIDDEN)}
+    started = {dag_id: airflow.trigger(dag_id) for dag_id in (SEEN, HIDDEN, HOSTILE)}
     states = {dag_id: airflow.wait_for_dag_run(dag_id, run_id, 240) for dag_id, run_id in started.items()}
-    assert states == {SEEN: "failed", HIDDEN: "success"}  # one task of the first is refused
+    assert states == {SEEN: "failed", HIDDEN: "success", HOSTILE: "success"}  # one task of the first is refused
     return started
 
 

@@ -11,7 +11,7 @@ import requests
 
 from scripts.local_airflow import PASSWORD, USER, LocalAirflow
 from tests.airflow.flora_key import API_KEY
-from tests.airflow.pages.conftest import HIDDEN, HTML, JSON, Browser, of
+from tests.airflow.pages.conftest import HIDDEN, HOSTILE, HTML, JSON, Browser, of
 from tests.airflow.pages.guests_auth_manager import SEEN
 
 
@@ -92,10 +92,12 @@ def test_the_last_days_are_shown_to_each_user_for_the_dags_that_they_may_read(
 ) -> None:
     everything, seen = (browser.get("spending", HTML) for browser in (admin, guest))
     assert everything.status_code == seen.status_code == 200
-    assert HIDDEN in everything.text
-    assert "1.19 USD" in everything.text
+    of_dag = '<th scope="row">{}</th><td class="number">{} USD</td>'
+    assert of_dag.format(HIDDEN, "0.09") in everything.text
+    assert of_dag.format(SEEN, "1.10") in everything.text
+    assert of_dag.format(SEEN, "1.10") in seen.text
     assert HIDDEN not in seen.text
-    assert "1.10 USD" in seen.text
+    assert HOSTILE not in seen.text
 
 
 PAGES: list[tuple[str, dict[str, Any]]] = [

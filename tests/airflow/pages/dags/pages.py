@@ -10,7 +10,7 @@ from airflow_provider_flora.operators.batch import FloraRunTechniqueBatchOperato
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 
 FOLDER = os.environ["FLORA_PAGES_FOLDER"]  # a local folder
-BUCKET = "s3://store@pages"
+STORE = os.environ["FLORA_PAGES_STORE"]  # an S3
 CLIP = f"{os.environ['FLORA_MEDIA_BASE']}/clip.mp4"
 
 with DAG("pages_seen", schedule=None) as seen:
@@ -37,8 +37,8 @@ with DAG("pages_seen", schedule=None) as seen:
         rows=[{"row_id": f"row-{number}", "prompt": "a mug"} for number in range(3)],
         row_id="row_id",
         inputs={"prompt": "{prompt}"},
-        manifest=f"{BUCKET}/table/manifest.jsonl",
-        download_to=f"{BUCKET}/table/files/",
+        manifest=f"{STORE}/table/manifest.jsonl",
+        download_to=f"{STORE}/table/files/",
     )
     FloraRunTechniqueOperator(
         task_id="refused", technique_id="editorial-still", inputs={"nonsense": "a cup"}, retries=0
