@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ from airflow_provider_flora.airflow_compat import (
 )
 from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY
 from airflow_provider_flora.plugins import rendering
+from airflow_provider_flora.plugins.live import LiveRuns
 from airflow_provider_flora.plugins.manifests import PAGE_ROWS, Manifests
 from airflow_provider_flora.plugins.reading import (
     UNFINISHED,
@@ -67,6 +69,7 @@ _POLICY = (
 )
 _TITLES = {401: "You are not logged in", 403: "You may not see this", 404: "There is nothing here"}
 MANIFESTS = Manifests()
+LIVE = LiveRuns()
 
 Name = Annotated[str, Query(max_length=1000)]
 MapIndex = Annotated[str, Query(max_length=20)]
@@ -101,6 +104,8 @@ def show_outputs(
     with create_session() as session:
         view = _read_task(session, Task(dag_id, run_id, task_id, _as_index(map_index)))
         neighbours = read_neighbours(session, view.task)
+    if view.is_unfinished and not view.progress:
+        view = replace(view, progress=LIVE.progress(view))
     batch = (
         MANIFESTS.page(view.manifest, status=status, search=search, number=page)
         if view.manifest is not None

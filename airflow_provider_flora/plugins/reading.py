@@ -126,9 +126,11 @@ class TaskView:
     :param state: Airflow's state, or ``None``.
     :param technique_url: the technique's page in Flora.
     :param run_cost: USD, the price of a run when it was started.
-    :param progress: how far a batch is, in words.
+    :param progress: how far a batch or an active run is, in words.
     :param manifest: URI of a batch's manifest.
     :param counts: the value of a batch that has ended.
+    :param choice: what a person has answered: ``by``, ``note``, and the number ``rejected``.
+    :param conn_id: the task's Flora connection, if Airflow has the task's rendered fields.
     """
 
     task: Task
@@ -143,7 +145,14 @@ class TaskView:
     progress: str | None = None
     manifest: str | None = None
     counts: Mapping[str, Any] = field(default_factory=dict)
+    choice: Mapping[str, Any] | None = None
+    conn_id: str | None = None
     is_flora: bool = False
+
+    @property
+    def asks_person(self) -> bool:
+        """Whether the task waits for a person's choice."""
+        return self.is_unfinished and self.operator == "FloraChooseOutputOperator"
 
     @property
     def is_unfinished(self) -> bool:
@@ -237,8 +246,9 @@ def read_task(session: Session, task: Task) -> TaskView | None:
             *(getattr(Rendered, name) == value for name, value in asdict(task).items())
         )
     )
-    inputs = _read_inputs(rendered.get("inputs")) if isinstance(rendered, Mapping) else ()
-    return replace(view, run=replace(view.run, inputs=inputs))
+    parameters = rendered if isinstance(rendered, Mapping) else {}
+    run = replace(view.run, inputs=_read_inputs(parameters.get("inputs")))
+    return replace(view, run=run, conn_id=as_text(parameters.get("flora_conn_id")))
 
 
 def read_neighbours(session: Session, task: Task) -> Neighbours | None:
@@ -318,6 +328,7 @@ def _view(row: Any, xcoms: Mapping[str, Any], states: Mapping[str, Any]) -> Task
         {
             **{key: xcoms.get(key) for key in ("run_id", "outputs", "charged_cost", "files")},
             **({"outputs": returned} if isinstance(returned, list) else {}),
+            **({"outputs": value["chosen"]} if "chosen" in value else {}),
             **{key: entry for key, entry in value.items() if entry is not None},
             "error": xcoms.get(ERROR_KEY),
         }
@@ -337,8 +348,18 @@ def _view(row: Any, xcoms: Mapping[str, Any], states: Mapping[str, Any]) -> Task
         progress=as_text(states.get(PROGRESS)),
         manifest=manifest,
         counts=value if manifest else {},
+        choice=_read_choice(value) if "chosen" in value else None,
         is_flora=(row.operator or "").startswith("Flora") or technique_url is not None,
     )
+
+
+def _read_choice(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    by, rejected = value.get("by"), value.get("rejected")
+    return {
+        "by": as_text(by.get("name")) if isinstance(by, Mapping) else None,
+        "note": as_text(value.get("note")),
+        "rejected": len(rejected) if isinstance(rejected, list) else 0,
+    }
 
 
 def read_run(value: Mapping[str, Any]) -> RunView:

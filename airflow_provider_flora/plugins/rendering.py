@@ -138,6 +138,7 @@ def task_as_json(view: TaskView, neighbours: Neighbours | None, batch: Page | No
         "technique_url": view.technique_url,
         "run_cost": view.run_cost,
         "progress": view.progress,
+        "choice": view.choice,
         "neighbours": asdict(neighbours) if neighbours else None,
     }
     if batch is not None:

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 
+from airflow_provider_flora.emulator import Emulator
 from scripts.local_airflow import PASSWORD, USER, LocalAirflow
 from tests.airflow.pages import attacks
 from tests.airflow.pages.conftest import HOSTILE, of
@@ -131,6 +132,18 @@ def test_a_recording_plays(page: Page, airflow: LocalAirflow, runs: Mapping[str,
     audio = frame.locator("audio")
     audio.evaluate("audio => audio.play()")
     frame.wait_for_function("() => document.querySelector('audio').currentTime > 0")
+
+
+def test_a_person_watches_a_run(page: Page, airflow: LocalAirflow) -> None:
+    with Emulator(run_seconds=20) as flora:
+        connection = {"conn_type": "flora", "host": flora.base_url, "password": flora.api_key}
+        airflow.api("POST", "/connections", body={"connection_id": "slow_flora", **connection})
+        run_id = airflow.trigger("pages_slow")
+        airflow.wait_for_task_state("pages_slow", run_id, "still", "deferred")
+        frame = tab(page, airflow, task_tab("still", {"pages_slow": run_id}, "pages_slow"))
+        frame.wait_for_selector("text=/Run run_[0-9a-f]+ is running, [0-9]+ %/")
+        frame.wait_for_selector("main img", timeout=90_000)  # the page looks again by itself
+        wait_for_pictures(frame, 1)
 
 
 def test_a_failed_task_says_what_to_do(page: Page, airflow: LocalAirflow, runs: Mapping[str, str]) -> None:
@@ -366,7 +379,7 @@ def test_a_person_chooses_a_picture(page: Page, airflow: LocalAirflow) -> None:
 
 def test_a_person_rejects_all_pictures_with_a_note(page: Page, airflow: LocalAirflow) -> None:
     run_id = _ask(page, airflow)
-    page.get_by_role("textbox", name="note").fill("all too dark")
+    page.locator("textarea").fill("all too dark")
     page.get_by_role("button", name="Reject all").click()
     assert airflow.wait_for_dag_run("flora_choose", run_id, 240) == "success"
     states = {ti.task_id: ti.state for ti in airflow.task_instances("flora_choose", run_id)}

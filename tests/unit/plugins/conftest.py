@@ -38,6 +38,7 @@ class Instances:
         operator: str = "FloraRunTechniqueOperator",
         ended: datetime | None = NOW,
         inputs: Any = None,
+        conn_id: str | None = None,
         progress: str | None = None,
         **xcoms: Any,
     ) -> None:
@@ -55,8 +56,8 @@ class Instances:
             (TaskInstance, {"id": UUID(int=self._ids), "state": state, "operator": operator, **_USUAL, **times}),
             *((XComModel, {"dag_run_id": 1, "key": key, "value": value}) for key, value in xcoms.items()),
         ]
-        if inputs is not None:
-            rows.append((Rendered, {"rendered_fields": {"inputs": inputs}}))
+        if inputs is not None or conn_id is not None:
+            rows.append((Rendered, {"rendered_fields": {"inputs": inputs, "flora_conn_id": conn_id}}))
         if progress is not None:
             rows.append((TaskStateStoreModel, {"dag_run_id": 1, "key": "flora_progress", "value": progress}))
         with self._engine.begin() as connection:
@@ -117,6 +118,7 @@ def client(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(pages, "create_session", create_session)
     monkeypatch.setattr(pages, "MANIFESTS", pages.Manifests())
+    monkeypatch.setattr(pages, "LIVE", pages.LiveRuns())
     monkeypatch.setattr(pages, "_may_read", lambda request, user, dag_id: dag_id != "hidden")
     app = pages.build()
     for permission in pages.MAY_READ:

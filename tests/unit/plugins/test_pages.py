@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.get_provider_info import get_provider_info
+from airflow_provider_flora.hooks.flora import FloraHook
 from airflow_provider_flora.plugins.flora_plugin import FloraPlugin
 from tests.unit.plugins.conftest import NOW
 
@@ -173,6 +178,40 @@ def test_a_task_that_waits_is_looked_at_again_and_a_finished_one_is_not(client: 
     assert "<body data-refresh>" in waiting
     assert "Run run_1 is active at Flora." in waiting
     assert "<body>" in client.get("outputs", params={**QUERY, "task_id": "done"}).text
+
+
+def test_an_active_run_is_asked_for_once_in_a_while_however_many_look(
+    client: Any, instances: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Emulator(run_seconds=100) as emulator:
+        connection = {"conn_type": "flora", "host": emulator.base_url, "password": emulator.api_key}
+        monkeypatch.setenv("AIRFLOW_CONN_LIVE", json.dumps(connection))
+        started = FloraHook("live").start_technique_run("editorial-still", {"prompt": "a cup"})
+        page = f"{emulator.origin}/techniques/editorial-still"
+        waits = {"state": "deferred", "ended": None, "run_id": started.run_id, "flora_technique_url": page}
+        instances.add(**waits, conn_id="live")
+        instances.add("elsewhere", **waits, conn_id="missing")
+        for _ in range(3):
+            text = " ".join(Elements(client.get("outputs", params=QUERY).text).text.split())
+            assert re.search(rf"Run {started.run_id} is (pending|running), \d+ %\.", text)
+        assert emulator.ledger()["requests"]["getTechniqueRun"] == 1
+        missing = client.get("outputs", params={**QUERY, "task_id": "elsewhere"}).text
+        assert f"Run {started.run_id} is active at Flora." in missing
+
+
+def test_what_a_person_chose_is_shown_with_the_note(client: Any, instances: Any) -> None:
+    output = {"label": "dusk", "output_id": "still", "type": "imageUrl", "url": "https://media.example/a.png"}
+    answer = {"chosen": [output], "rejected": [output, output], "note": "warm", "by": {"id": "1", "name": "Ada"}}
+    instances.add(operator="FloraChooseOutputOperator", return_value=answer)
+    page = Elements(client.get("outputs", params=QUERY).text)
+    assert "Ada chose 1 and rejected 2 outputs, with the note: warm" in " ".join(page.text.split())
+    assert [image["src"] for image in page.all("img")] == ["https://media.example/a.png"]
+    instances.add("late", operator="FloraChooseOutputOperator", return_value={**answer, "chosen": [], "by": None})
+    late = Elements(client.get("outputs", params={**QUERY, "task_id": "late"}).text).text
+    assert "The default, after the time limit, rejected all 2 outputs" in " ".join(late.split())
+    instances.add("asks", operator="FloraChooseOutputOperator", state="awaiting_input", ended=None)
+    asks = client.get("outputs", params={**QUERY, "task_id": "asks"}).text
+    assert 'who answers in the tab "Required Action"' in asks
 
 
 def test_a_mapped_task_leads_to_its_neighbours(client: Any, instances: Any) -> None:

@@ -1,4 +1,4 @@
-"""Two DAGs that give the pages something to show. A guest may read the first, and not the second."""
+"""DAGs that give the pages something to show. A guest may read the first, and none of the others."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ with DAG("pages_seen", schedule=None) as seen:
     )
     FloraRunTechniqueOperator(
         task_id="refused", technique_id="editorial-still", inputs={"nonsense": "a cup"}, retries=0
+    )
+
+with DAG("pages_slow", schedule=None) as slow:
+    FloraRunTechniqueOperator(
+        task_id="still",
+        technique_id="editorial-still",
+        inputs={"prompt": "a cup"},
+        flora_conn_id="slow_flora",
+        deferrable=True,
     )
 
 with DAG("pages_hidden", schedule=None) as hidden:
