@@ -6,7 +6,6 @@ The guest's limit is a test's own auth manager; `requires_access_dag` and everyt
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,9 +19,8 @@ from airflow_provider_flora.emulator import Emulator
 from scripts.local_airflow import PASSWORD, USER, LocalAirflow, free_port
 from tests.airflow.conftest import DATABASES, EXAMPLES, REPOSITORY
 from tests.airflow.pages.guests_auth_manager import GUEST, SEEN
+from tests.compatibility.conftest import PYTHON
 
-PYTHON = os.environ.get("FLORA_AIRFLOW_PYTHON", sys.executable)
-"""Whose Airflow is looked at. Only that of the tests itself has what reaches an S3."""
 HIDDEN, HOSTILE = "pages_hidden", "pages_hostile"
 JSON = {"Accept": "application/json"}
 HTML = {"Accept": "text/html"}
