@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,24 @@ BATCH_FIGURES = [
     ("task state, a row", "state_bytes_a_row", " bytes", "≤ 200 bytes"),
     ("XComs", "xcom_bytes", " bytes", "≤ 2 KB"),
 ]
+
+PAGES_TITLE = "Pages in Airflow's UI"
+PAGES = """\
+The manifest of the batch has 10,000 rows and is on the API server's disk. The DAG run has 1,000 Flora task
+instances, and the last 30 days another 10,000 in 20 DAGs, with as many tasks that are not Flora's. They are copies
+of a few that really ran, put into Airflow's SQLite database. Only the API server runs. A client on the same machine
+is logged in to Airflow, and takes turns between a page and an answer of Airflow's: for outputs the list of the
+task's XComs, for a run the first 60 of its task instances (as many as the page shows), for the spending the figures
+of Airflow's own home page over 30 days, which counts states and reads no XComs. Before each first opening the
+manifest gets another version, so that it is read anew. Measured on {date}. The machine's one-minute load was
+{load_before:g} before the requests and {load:g} at the end."""
+PLUGIN = """\
+All components of Airflow import the plugin. After ``airflow.plugins_manager`` that takes {import_ms:g} ms more, at
+most {import_most_ms:g} ms (the middle one and the longest of {imports} fresh processes; the limit is 50 ms);
+``airflow.plugins_manager`` itself takes {import_airflow_ms:,} ms. The API server builds the pages at their first
+request. That one took {first_ms:,} ms, of a batch's outputs with its manifest read, and {first_mb:g} MB of memory.
+After all of these requests, Airflow's own among them, the server had {all_mb:g} MB more than the {airflow_mb:,} MB
+before the first page."""
 
 PAGE = """\
 .. Written by ``make bench``. Do not edit: the next run writes it again.
@@ -97,6 +116,11 @@ A table of rows
 
 {batch}
 
+Pages in Airflow's UI
+---------------------
+
+{pages}
+
 Files
 -----
 
@@ -124,7 +148,14 @@ minutes and writes this page. Each program in ``benchmarks/`` runs alone and pri
 
 
 def write(results: Results) -> str:
-    """Write page and plot; give the table of waiting as it is in the page."""
+    """Write page and plot; give the table of waiting as it is in the page.
+
+    Where nothing but the pages in Airflow's UI was measured, only their section is written; give that.
+    """
+    if results.keys() <= {"pages", "environment"}:
+        section = _pages(results)
+        (DOCS / "performance.rst").write_text(_with_pages((DOCS / "performance.rst").read_text(), section))
+        return section
     table = _table(results)
     loads = [entry["load"] for name, entry in results.items() if name.startswith(("flora ", "dbt "))]
     environment = results["environment"]
@@ -150,6 +181,7 @@ def write(results: Results) -> str:
         troubles=_troubles(results),
         start=_start(results),
         batch=_batch(results),
+        pages=_pages(results),
         files=_files(results),
         checked=results["download"]["curl_and_openssl_mb_per_s"],
         tries=results["import_time"]["tries"],
@@ -316,6 +348,52 @@ def _batch(results: Results) -> str:
             "wait for it share a write. With ``starts_at_once=1`` each row has its own, and costs twice as much.",
         ]
     )
+
+
+def _pages(results: Results) -> str:
+    measured = results.get("pages")
+    if not measured:
+        return "Not measured in this run."
+    lines = [
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+        f"   * - the middle one of {measured['tries']} requests",
+        "     - here",
+        "     - the longest",
+        "     - size",
+        "     - Airflow's answer",
+        "     - here over Airflow's",
+    ]
+    for name, case in measured["pages"].items():
+        lines += [
+            f"   * - {name}",
+            f"     - {case['ms']:,} ms",
+            f"     - {case['most_ms']:,} ms",
+            f"     - {case['kb']:,} KB",
+            f"     - {case['airflow_ms']:,} ms",
+            f"     - {case['of_airflow']:g}",
+        ]
+    late = [name for name, case in measured["pages"].items() if case["most_ms"] > 1000]
+    return "\n".join(
+        [
+            PAGES.format(**measured),
+            "",
+            *lines,
+            "",
+            f"Pages of which a request took more than the aim of 1 s: {', '.join(late) or 'none'}.",
+            "",
+            PLUGIN.format(**measured),
+        ]
+    )
+
+
+def _with_pages(page: str, section: str) -> str:
+    """Return the page with another section about the pages in Airflow's UI, before that about files."""
+    heading = f"{PAGES_TITLE}\n{'-' * len(PAGES_TITLE)}\n\n"
+    without = re.sub(rf"^{re.escape(heading)}.*?(?=^Files\n-----\n)", "", page, flags=re.MULTILINE | re.DOTALL)
+    before, files, after = without.partition("Files\n-----\n")
+    return f"{before}{heading}{section}\n\n{files}{after}"
 
 
 def _size(name: str) -> int:

@@ -39,6 +39,7 @@ PROGRAMS: dict[str, list[str]] = {
     "leaks": ["troubles", "leaks"],
     "start": ["start"],
     "batch": ["batch"],
+    "pages": ["pages"],
     "download": ["files", "download"],
     "upload": ["files", "upload"],
     "discard": ["files", "discard"],
