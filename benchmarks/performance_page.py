@@ -45,8 +45,8 @@ PAGES = """\
 The manifest of the batch has 10,000 rows and is on the API server's disk. The DAG run has 1,000 Flora task
 instances, and the last 30 days another 10,000 in 20 DAGs, with as many tasks that are not Flora's. They are copies
 of a few that really ran, put into Airflow's SQLite database. Only the API server runs. A client on the same machine
-is logged in to Airflow, and takes turns between a page and an answer of Airflow's: for outputs the list of the
-task's XComs, for a run the first 60 of its task instances (as many as the page shows), for the spending the figures
+is logged in to Airflow, and takes turns between a page and an answer of Airflow's: for outputs the task's
+return value, for a run the first 60 of its task instances (as many as the page shows), for the spending the figures
 of Airflow's own home page over 30 days, which counts states and reads no XComs. Before each first opening the
 manifest gets another version, so that it is read anew. Measured on {date}. The machine's one-minute load was
 {load_before:g} before the requests and {load:g} at the end."""
@@ -361,6 +361,7 @@ def _pages(results: Results) -> str:
         f"   * - the middle one of {measured['tries']} requests",
         "     - here",
         "     - the longest",
+        "     - CPU of the API server",
         "     - size",
         "     - Airflow's answer",
         "     - here over Airflow's",
@@ -370,6 +371,7 @@ def _pages(results: Results) -> str:
             f"   * - {name}",
             f"     - {case['ms']:,} ms",
             f"     - {case['most_ms']:,} ms",
+            f"     - {case['cpu_ms']:,} ms",
             f"     - {case['kb']:,} KB",
             f"     - {case['airflow_ms']:,} ms",
             f"     - {case['of_airflow']:g}",
