@@ -16,6 +16,7 @@ from airflow_provider_flora.airflow_compat import (
     AirflowSkipException,
     Param,
     ParamsDict,
+    airflow_is_at_least,
     ask_person,
     find_hitl_operator,
     pauses,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 else:
     HITLOperator = find_hitl_operator()
 
+_UNSHOWN_NUMBER = 4
+"""Airflow 3.1 shows buttons for up to three options, a list for five and more, and nothing for four."""
 _NOTE: dict[str, Any] = {
     "type": ["null", "string"],
     "title": "Note",
@@ -91,8 +94,9 @@ class FloraChooseOutputOperator(HITLOperator):
         if response_timeout is not None:
             kwargs[response_timeout_name()] = response_timeout
         super().__init__(subject=subject, options=[], **kwargs)
-        # The whole form. Some versions of Airflow would show the DAG's params too, and demand them.
-        self.params = ParamsDict({"note": Param(None, **_NOTE)})
+        # The whole form. Some versions of Airflow would show the DAG's params too, and demand them. Airflow 3.1
+        # would show a note of None as "[object Object]".
+        self.params = ParamsDict({"note": Param("", **_NOTE)})
         self.outputs = outputs
         self.labels = labels
         self.on_reject = on_reject
@@ -125,6 +129,8 @@ class FloraChooseOutputOperator(HITLOperator):
             self.validate_defaults()
         except ValueError as error:
             raise AirflowFailException(str(error)) from None
+        if len(self.options) == _UNSHOWN_NUMBER and not airflow_is_at_least(3, 2):
+            self.multiple = True  # shown as a list; execute_complete takes one option only
         if not ask_person(self, context["ti"].id).endswith(shown):
             raise AirflowFailException(
                 "Airflow shows the outputs of an earlier attempt of this task, and these are others. It does not "
@@ -147,6 +153,8 @@ class FloraChooseOutputOperator(HITLOperator):
         self._set_options(outputs)
         answer = super().execute_complete(context, event)
         picked = set(answer["chosen_options"])
+        if len(picked) > 1 and self.REJECT in (self.defaults or ()):
+            picked.discard(self.REJECT)  # Airflow's list begins with the defaults, and a person has added to them
         if len(picked) > 1 and (self.REJECT in picked or not self.multiple):
             raise AirflowException(f"The answer is not clear: {sorted(picked)}. A retry or a clear asks again.")
         by = answer["responded_by_user"]

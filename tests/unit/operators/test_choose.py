@@ -417,6 +417,26 @@ def test_several_are_returned_in_the_order_of_the_outputs() -> None:
 
 @needs_hitl
 @pytest.mark.usefixtures("questions")
+@pytest.mark.parametrize("multiple", [False, True])
+def test_a_rejection_that_airflows_list_begins_with_gives_way_to_what_a_person_adds(multiple: bool) -> None:
+    value = answer(REJECT, "2", multiple=multiple, defaults=REJECT)
+    assert [output["label"] for output in value["chosen"]] == ["2"]
+
+
+@needs_hitl
+@pytest.mark.parametrize(
+    ("version", "number", "multiple"), [("3.1.8", 3, True), ("3.1.8", 4, False), ("3.2.0", 3, False)]
+)
+def test_four_options_are_a_list_on_airflow_3_1_which_shows_no_buttons_for_them(
+    questions: Questions, monkeypatch: pytest.MonkeyPatch, version: str, number: int, multiple: bool
+) -> None:
+    monkeypatch.setattr("airflow.__version__", version)
+    ask(choose(outputs=[run(str(n)) for n in range(number)]))
+    assert questions.stored.multiple is multiple
+
+
+@needs_hitl
+@pytest.mark.usefixtures("questions")
 @pytest.mark.parametrize(("picked", "multiple"), [(("1", REJECT), True), (("1", "2"), False)])
 def test_an_answer_that_is_not_clear_chooses_nothing(picked: tuple[str, ...], multiple: bool) -> None:
     with pytest.raises(AirflowException, match=r"not clear: \['1', .*A retry or a clear asks again") as raised:
