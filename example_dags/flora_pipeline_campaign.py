@@ -4,6 +4,7 @@
 you change the table and run the DAG again, only the rows that changed are run and paid, in both steps.
 """
 
+import os
 from datetime import timedelta
 
 from airflow_provider_flora.operators.batch import FloraRunTechniqueBatchOperator
@@ -13,12 +14,15 @@ try:
 except ImportError:  # Airflow 2.11
     from airflow.decorators import dag
 
+# A bucket with its Airflow connection, or a folder: file:///srv/shop
+STORAGE = os.environ.get("FLORA_PIPELINE_STORAGE", "s3://aws_default@shop")
+
 
 @dag(
     schedule=None,
     max_active_runs=1,  # two DAG runs must not write one manifest at once
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
-    params={"storage": "s3://aws_default@shop"},  # or a folder: file:///srv/shop
+    params={"storage": STORAGE},
     tags=["flora", "example"],
 )
 def flora_pipeline_campaign():

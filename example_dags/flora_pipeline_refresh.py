@@ -4,6 +4,7 @@
 each product. It is an Airflow asset: see flora_pipeline_on_refresh.py. Unpausing this DAG pays for one night.
 """
 
+import os
 from datetime import datetime, timedelta, timezone
 
 from airflow_provider_flora.operators.batch import FloraRunTechniqueBatchOperator
@@ -14,6 +15,9 @@ except ImportError:  # Airflow 2.11
     from airflow.datasets import Dataset as Asset
     from airflow.decorators import dag
 
+# A bucket with its Airflow connection, or a folder: file:///srv/shop
+STORAGE = os.environ.get("FLORA_PIPELINE_STORAGE", "s3://aws_default@shop")
+
 
 @dag(
     schedule="@daily",
@@ -21,7 +25,7 @@ except ImportError:  # Airflow 2.11
     catchup=False,
     max_active_runs=1,  # two DAG runs must not write one manifest at once
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
-    params={"storage": "s3://aws_default@shop"},  # or a folder: file:///srv/shop
+    params={"storage": STORAGE},
     tags=["flora", "example"],
 )
 def flora_pipeline_refresh():

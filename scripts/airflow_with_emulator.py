@@ -1,22 +1,28 @@
-"""Starts a real Airflow with the Flora emulator and the example DAGs: `make airflow`.
+"""Starts a real Airflow with the Flora emulator, and one run of each example DAG: `make airflow`.
 
 Runs until Ctrl-C, then ends all processes that it started. The next start deletes all data.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
-from scripts.emulator_process import API_KEY, EmulatorProcess
-from scripts.local_airflow import PASSWORD, USER, LocalAirflow, LocalAirflowError, NotYetError
+from scripts import example_runs
+from scripts.emulator_process import EmulatorProcess
+from scripts.local_airflow import PASSWORD, USER, LocalAirflowError, NotYetError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLACE = Path(os.environ.get("AIRFLOW_HOME") or REPOSITORY / ".airflow")
-RUN_SECONDS = 15
+RUN_SECONDS = 6
+"""Long enough to see a task wait as deferred, short enough for examples that start a run after a run."""
+
+TASK_PAGE = f"/dags/flora_quickstart/runs/{example_runs.RUN_ID}/tasks/run_technique/plugin/flora-outputs"
+RUN_PAGE = f"/dags/flora_pipeline_storyboard/runs/{example_runs.RUN_ID}/plugin/flora-run"
+SPENDING_PAGE = "/plugin/flora"
+QUESTION_PAGE = f"/dags/flora_choose/runs/{example_runs.RUN_ID}/tasks/choose/required_actions"
 
 
 def main() -> int:
@@ -35,21 +41,13 @@ def main() -> int:
 
 
 def serve(home: Path, emulator: EmulatorProcess) -> None:
-    """Run Airflow until Ctrl-C or until one of its processes dies."""
-    connection = {"conn_type": "flora", "host": emulator.base_url, "password": API_KEY}
+    """Run Airflow and the examples until Ctrl-C or until one of Airflow's processes dies."""
     print("Starting Airflow. This takes about 15 seconds", flush=True)
-    airflow = LocalAirflow(
-        home,
-        REPOSITORY / "example_dags",
-        env={
-            "AIRFLOW_CONN_FLORA_DEFAULT": json.dumps(connection),
-            "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
-            "FLORA_MEDIA_BASE": f"{emulator.origin}/media/samples",
-        },
-        database_cache=PLACE / "empty-databases",
-        report=lambda step: print(f"  {step}", flush=True),
-    )
-    with airflow:
+    storage = home / "storage"
+    storage.mkdir()
+    for name, table in example_runs.tables(emulator).items():
+        (storage / name).write_bytes(table)
+    with example_runs.airflow_with_examples(home, emulator, f"file://{storage}") as airflow:
         airflow.wait_for_dag("flora_quickstart")
         print(
             f"""
@@ -59,11 +57,19 @@ def serve(home: Path, emulator: EmulatorProcess) -> None:
   Ledger     {emulator.origin}/_emulator/ledger (runs, charges, requests)
   Logs       {home}
 
-Open the DAG flora_quickstart, press Trigger, and watch its task wait as deferred. You can edit example_dags/:
-changes take effect within seconds. Ctrl-C stops everything.
+One run of each example starts now. Where to look:
+
+  Tab "Flora" of a task      {airflow.url}{TASK_PAGE}
+  Tab "Flora" of a DAG run   {airflow.url}{RUN_PAGE}
+  "Flora" in the navigation  {airflow.url}{SPENDING_PAGE}
+  A question to answer       {airflow.url}{QUESTION_PAGE}
+
+You can edit example_dags/: changes take effect within seconds. Ctrl-C stops everything.
 """,
             flush=True,
         )
+        for line in example_runs.run_all(airflow):
+            print(f"  {line}", flush=True)
         airflow.watch()
 
 

@@ -8,13 +8,18 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import requests
 
 from airflow_provider_flora.emulator import Emulator
+from scripts.local_airflow import PASSWORD, USER
 
 REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = {path.stem for path in (REPOSITORY / "example_dags").glob("*.py")}
+ASKING = {"flora_choose", "flora_choose_again"}
+"""The examples whose run waits for a person."""
 Script = Callable[[str], list[str]]
 
 
@@ -71,7 +76,15 @@ def test_nothing_is_charged_without_consent(
     assert emulator.ledger()["started_runs"] == 0
 
 
-def test_airflow_with_the_emulator_leaves_nothing_behind(
+def read_until(log: Path, text: str, process: subprocess.Popen[bytes], timeout: float) -> str:
+    """What a script has printed, once this text is in it, or the process or the time is over."""
+    ends = time.monotonic() + timeout
+    while not re.search(text, log.read_text()) and process.poll() is None and time.monotonic() < ends:
+        time.sleep(0.3)
+    return log.read_text()
+
+
+def test_airflow_with_the_emulator_runs_each_example_and_leaves_nothing_behind(
     script: Script, script_environment: dict[str, str], tmp_path: Path
 ) -> None:
     log = tmp_path / "output"
@@ -83,17 +96,47 @@ def test_airflow_with_the_emulator_leaves_nothing_behind(
             stdout=out,
             stderr=subprocess.STDOUT,
         )
+    started: list[psutil.Process] = []
     try:
-        ends = time.monotonic() + 120
-        while "Ctrl-C" not in log.read_text() and process.poll() is None and time.monotonic() < ends:
-            time.sleep(0.3)
-        shown = dict(re.findall(r"^  (\w+) +(\S+)", log.read_text(), re.MULTILINE))
-        assert requests.get(shown["Airflow"], timeout=10).ok, log.read_text()
-        assert requests.get(shown["Ledger"], timeout=10).json()["started_runs"] == 0
+        printed = read_until(log, "Ctrl-C", process, 150)
+        shown = dict(re.findall(r"^  (\w+) +(\S+)", printed, re.MULTILINE))
+        assert requests.get(shown["Airflow"], timeout=10).ok, printed
+        assert requests.get(shown["Ledger"], timeout=10).ok
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) > 5
+
+        asking = " and ".join(sorted(ASKING))
+        count = len(EXAMPLES) - len(ASKING)
+        end = f"{count} of {len(EXAMPLES)} example runs are finished; {asking} wait for your answer\n"
+        printed = read_until(log, end, process, 480)
+        assert end in printed
+        check_runs(shown["Airflow"], printed)
     finally:
         process.send_signal(signal.SIGINT)
         code = process.wait(timeout=60)
     assert code == 0, log.read_text()
     assert psutil.wait_procs(started, timeout=5)[1] == []
+
+
+def check_runs(url: str, printed: str) -> None:
+    """Each example has a run that succeeded or asks, and the addresses lead to runs and tasks that there are."""
+    login = {"username": USER, "password": PASSWORD}
+    token = requests.post(f"{url}/auth/token", json=login, timeout=30).json()["access_token"]
+
+    def ask(path: str) -> Any:
+        answer = requests.get(f"{url}/api/v2{path}", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        assert answer.ok, f"{path}: {answer.text}"
+        return answer.json()
+
+    states: dict[str, set[str]] = {}
+    for run in ask("/dags/~/dagRuns?limit=100")["dag_runs"]:
+        states.setdefault(run["dag_id"], set()).add(run["state"])
+    assert states == {dag_id: {"running" if dag_id in ASKING else "success"} for dag_id in EXAMPLES}
+
+    pages = re.findall(
+        r"/dags/(\w+)/runs/(\w+)(?:/tasks/(\w+))?/(plugin/[\w-]+|required_actions)$", printed, re.MULTILINE
+    )
+    assert [page for *_, page in pages] == ["plugin/flora-outputs", "plugin/flora-run", "required_actions"]
+    for dag_id, run_id, task_id, _ in pages:
+        ask(f"/dags/{dag_id}/dagRuns/{run_id}" + (f"/taskInstances/{task_id}" if task_id else ""))
+    assert re.search(rf"{url}/plugin/flora$", printed, re.MULTILINE)
