@@ -32,7 +32,7 @@ NODE_MODULES := tests/conformance/node_modules tests/airflow/pages/node_modules
 export AIRFLOW_HOME ?= $(CURDIR)/.airflow
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-airflow simulate compatibility faults check docs airflow build pins format bench clean \
+.PHONY: help demo test test-airflow simulate compatibility faults check docs airflow screenshots build pins format bench clean \
 	wheel $(SETS:%=on-%) $(SETS:%=try-%)
 
 help:  ## List the targets
@@ -111,8 +111,11 @@ check: $(VENV)/.ready  ## Lint, formatting and types
 docs: $(VENV)/.ready  ## Build the documentation into docs/_build; warnings are errors
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
-airflow: $(VENV)/.ready  ## Start a real Airflow with the emulator behind it and the examples in it
+airflow: $(VENV)/.ready  ## Start a real Airflow with the emulator behind it and a run of each example in it
 	@$(BIN)/python -m scripts.airflow_with_emulator
+
+screenshots: $(VENV)/.ready  ## Take the pictures of the docs, in the system's Chromium (5 minutes)
+	@$(BIN)/python -m scripts.screenshots
 
 bench: $(VENV_BENCH)/.ready  ## Measure beside other providers and write docs/performance.rst (40 minutes)
 	@$(VENV_BENCH)/bin/python -m benchmarks.run_all $(ARGS)

@@ -421,13 +421,17 @@ class LocalAirflow:
 
     # What a client does
 
+    def token(self) -> str:
+        """Log in, and return the token: for the REST API, and for the cookie `_token` of the UI."""
+        login = {"username": USER, "password": PASSWORD}
+        answer = self._session.post(f"{self.url}/auth/token", json=login, timeout=30)
+        answer.raise_for_status()
+        return str(answer.json()["access_token"])
+
     def api(self, method: str, path: str, *, body: Any = None, params: Any = None) -> Any:
         """One call of Airflow's REST API; `path` follows `/api/v2`. Gives the answer's JSON."""
         if "Authorization" not in self._session.headers:
-            login = {"username": USER, "password": PASSWORD}
-            answer = self._session.post(f"{self.url}/auth/token", json=login, timeout=30)
-            answer.raise_for_status()
-            self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+            self._session.headers["Authorization"] = f"Bearer {self.token()}"
         answer = self._session.request(method, f"{self.url}/api/v2{path}", json=body, params=params, timeout=30)
         if not answer.ok:
             raise requests.HTTPError(f"{method} {path}: {answer.status_code} {answer.text}", response=answer)
