@@ -1,7 +1,7 @@
 """The README as the package page shows it: hatchling calls this when it builds.
 
 The links of README.md are relative, so that they work in a clone, a fork and each branch. A package page has no
-other files beside it, so there they lead to the code host.
+other files beside it, so there they lead to the code host: a link to a file's page, a picture to the file itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-RELATIVE_LINK = re.compile(r"\]\((?![a-z]+:|#)([^)]+)\)")
+RELATIVE_LINK = re.compile(r"(?P<is_picture>!?)\[(?P<text>[^\]]*)\]\((?![a-z]+:|#)(?P<path>[^)]+)\)")
 
 
 class ReadmeHook(MetadataHookInterface):
@@ -29,4 +29,9 @@ class ReadmeHook(MetadataHookInterface):
 
 def with_absolute_links(text: str, source: str) -> str:
     """Return a Markdown text whose relative links lead to the files at a code host."""
-    return RELATIVE_LINK.sub(rf"]({source}/blob/main/\1)", text)
+
+    def absolute(link: re.Match[str]) -> str:
+        kind = "raw" if link["is_picture"] else "blob"
+        return f"{link['is_picture']}[{link['text']}]({source}/{kind}/main/{link['path']})"
+
+    return RELATIVE_LINK.sub(absolute, text)

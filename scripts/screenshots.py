@@ -171,10 +171,11 @@ def take(context: Any, airflow: LocalAirflow, shot: Shot) -> None:
         content = page.frame_locator("iframe") if "/plugin/" in shot.page else page
         content.locator(shot.shows).first.wait_for(timeout=60_000)
         left = 0 if shot.whole else page.locator("iframe").bounding_box()["x"] - MARGIN
+        wait_for_media(page)
         if shot.scroll_to:
+            # After the media, which move what is below them.
             content.locator(shot.scroll_to).last.scroll_into_view_if_needed(timeout=10_000)
-        for frame in page.frames:
-            frame.wait_for_function(_ALL_MEDIA_ARE_THERE, timeout=60_000)
+            wait_for_media(page)
         page.wait_for_timeout(1500)  # Airflow's tabs move into their places
         top = 0 if shot.whole else TOP
         clip = {"x": left, "y": top, "width": WIDTH - left, "height": shot.height - top}
@@ -182,6 +183,12 @@ def take(context: Any, airflow: LocalAirflow, shot: Shot) -> None:
     finally:
         page.close()
     write(shot.name, picture)
+
+
+def wait_for_media(page: Any) -> None:
+    """Wait until each picture and video down to the lower edge of the window is there."""
+    for frame in page.frames:
+        frame.wait_for_function(_ALL_MEDIA_ARE_THERE, timeout=60_000)
 
 
 _ALL_MEDIA_ARE_THERE = """() => {

@@ -157,6 +157,8 @@ def test_on_a_package_page_each_link_of_the_readme_leads_to_the_code_host() -> N
     text = hook((REPOSITORY / "README.md").read_text(), "https://host.example/flora")
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert "https://host.example/flora/blob/main/docs/reliability.rst" in links
+    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)  # the page of a file is no picture
+    assert picture == "https://host.example/flora/raw/main/docs/_static/ui/overview.png"
     assert [link for link in links if not link.startswith("https://")] == []
 
 
