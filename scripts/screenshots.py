@@ -172,9 +172,10 @@ def take(context: Any, airflow: LocalAirflow, shot: Shot) -> None:
         content.locator(shot.shows).first.wait_for(timeout=60_000)
         left = 0 if shot.whole else page.locator("iframe").bounding_box()["x"] - MARGIN
         wait_for_media(page)
-        if shot.scroll_to:
-            # After the media, which move what is below them.
+        # A picture that has come moves what is below it, and the next picture into the window.
+        for _ in range(4 if shot.scroll_to else 0):
             content.locator(shot.scroll_to).last.scroll_into_view_if_needed(timeout=10_000)
+            page.wait_for_timeout(500)
             wait_for_media(page)
         page.wait_for_timeout(1500)  # Airflow's tabs move into their places
         top = 0 if shot.whole else TOP
