@@ -19,6 +19,8 @@ floor-2.11.0 := 3.10 2025-05-25
 floor-3.0.3 := 3.10 2025-07-19
 # Where the unit tests of what Airflow is part of run too: the oldest packages, and an Airflow 3 without a state store.
 SETS_WITH_UNIT_TESTS := airflow-3.0.6 floor-2.11.0
+# Where the pages in Airflow's UI are looked at too: the oldest Airflow that has them.
+SETS_WITH_PAGES := airflow-3.1.8
 # $(call find_python,3.12): that Python, on the path or in pyenv; nothing if it is not here.
 find_python = $(shell for p in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python; do \
 	"$$p" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' >/dev/null 2>&1 && echo "$$p" && break; done)
@@ -76,7 +78,7 @@ simulate: $(VENV)/.ready  ## Play histories of tasks in a modelled world: SEED=1
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 # One set at a time: beside each other, Airflows of two slow cores lose attempts of their tasks.
-compatibility: $(VENV)/.ready  ## Try the built wheel on each Airflow that is supported, with the packages of its day
+compatibility: $(VENV)/.ready $(NODE_MODULES:%=%/.ready)  ## Try the built wheel on each Airflow that is supported, with the packages of its day
 	@$(MAKE) --no-print-directory --keep-going $(SETS:%=on-%)
 
 wheel: $(VENV)/.ready
@@ -99,6 +101,8 @@ $(SETS:%=try-%): try-%: .venv-%/.ready
 	FLORA_AIRFLOW_PYTHON=.venv-$*/bin/python $(BIN)/python -m pytest --quiet tests/compatibility
 	$(if $(filter $*,$(SETS_WITH_UNIT_TESTS)),env -u FLORA_TESTS_LEAVE_NOTHING_OUT .venv-$*/bin/pytest --quiet \
 		--import-mode=append tests/unit --ignore=tests/unit/api --ignore=tests/unit/files)
+	$(if $(filter $*,$(SETS_WITH_PAGES)),FLORA_AIRFLOW_PYTHON=.venv-$*/bin/python $(BIN)/python -m pytest --quiet \
+		tests/airflow/pages)
 
 faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (an hour)
 	FLORA_FAULTS=all $(BIN)/python -m pytest --tb=line $(ARGS) tests/faults
