@@ -29,6 +29,7 @@ _LONGEST_TEXT = 2_000  # characters that are shown of one text
 _LONGEST_TEXTS = 10_000  # of all texts
 _LONGEST_URLS = 40_000
 _MOST_LINES = 40
+_SIDE_BY_SIDE = 3
 # Control characters, and those that reverse the direction of a text: what is shown could be read as another text.
 _UNSHOWN = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _URL_CHARACTERS = "%-._~:/?#@!$&*+,;='"
@@ -121,22 +122,36 @@ def _default_labels(outputs: Sequence[Output]) -> Iterator[str]:
 def show(outputs: Sequence[Output], on_own_origin: Callable[[str], bool]) -> str:
     """Return Markdown that shows outputs: pictures, links to other media, and the beginnings of texts.
 
+    If all are pictures, they are side by side, so that a person can compare them.
+
     :param on_own_origin: whether a URL is on the connection's own origin. Called only for one that is not https.
     """
     longest_text = min(_LONGEST_TEXT, _LONGEST_TEXTS // len(outputs))
-    blocks = []
+    blocks, are_pictures = [], True
     for number, output in enumerate(outputs, 1):
         url = output["url"]
         address = quote(storable(url), safe=_URL_CHARACTERS).replace("&", r"\&")  # &copy; would become ©
         is_shown = output["type"] != "text" and len(address) <= _LONGEST_URLS // len(outputs)
-        if not is_shown or not _may_be_opened(url, on_own_origin):
-            shown = _show_text(url, longest_text)
-        elif output["type"] == "imageUrl":
+        may_be_opened = is_shown and _may_be_opened(url, on_own_origin)
+        is_picture = may_be_opened and output["type"] == "imageUrl"
+        if is_picture:
             shown = f"![Output {number}]({address})"
-        else:
+        elif may_be_opened:
             shown = f"[Open output {number}]({address})"
-        blocks.append(f"### {_code(output['label'])}\n\n{shown}")
-    return "\n\n".join(blocks)
+        else:
+            shown = _show_text(url, longest_text)
+        # Readers of Markdown differ in how a bar in a table is escaped.
+        are_pictures &= is_picture and "|" not in output["label"]
+        blocks.append((_code(output["label"]), shown))
+    if are_pictures and len(blocks) > 1:
+        rows = [blocks[first : first + _SIDE_BY_SIDE] for first in range(0, len(blocks), _SIDE_BY_SIDE)]
+        return "\n\n".join(map(_make_table, rows))
+    return "\n\n".join(f"### {label}\n\n{shown}" for label, shown in blocks)
+
+
+def _make_table(blocks: Sequence[tuple[str, str]]) -> str:
+    labels, shown = zip(*blocks, strict=True)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (labels, ["---"] * len(blocks), shown))
 
 
 def check_size(body: str) -> None:

@@ -67,7 +67,7 @@ def test_a_person_sees_the_pictures_and_chooses_one(choices: Choices, environmen
     assert question["options"] == ["1", "2", "3", REJECT]
     assert list(question["params"]) == ["note"]
     mug = f"{environment['FLORA_MEDIA_BASE']}/mug.png?attempt=1"
-    assert question["body"].startswith("For the *front* page.\n\n### ` 1 `")
+    assert question["body"].startswith("For the *front* page.\n\n| ` 1 ` | ` 2 ` | ` 3 ` |")
     assert f"![Output 2]({mug})" in question["body"]
 
     choices.answer("one", "2")

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "batch": {"airflow_compat", "api", "files", "runs", "task"},
     "hooks": {"airflow_compat", "api", "files", "get_provider_info", "task"},
     "links": {"airflow_compat", "api"},
-    "plugins": {"__init__", "airflow_compat", "api", "files", "links", "runs", "task"},
+    "plugins": {"__init__", "airflow_compat", "api", "files", "hooks", "links", "runs", "task"},
     "triggers": {"airflow_compat", "api", "hooks", "runs"},
     "sensors": {"airflow_compat", "api", "hooks", "runs", "task", "triggers"},
     "operators": {"airflow_compat", "api", "batch", "files", "hooks", "links", "runs", "task", "triggers"},

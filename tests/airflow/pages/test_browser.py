@@ -178,7 +178,7 @@ def test_the_pages_have_the_theme_of_airflow(
         page.goto(airflow.url)
         page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
         shown[theme] = tab(page, airflow, task_tab("picture", runs)).evaluate(back)
-    assert shown == {"light": "rgb(255, 255, 255)", "dark": "rgb(24, 24, 27)"}
+    assert shown == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 29, 45)"}
 
 
 # --- a manifest of 10,000 rows ----------------------------------------------------------------------------

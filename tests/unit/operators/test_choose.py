@@ -138,6 +138,15 @@ def test_a_picture_is_shown_and_other_media_are_linked() -> None:
     )
 
 
+def test_pictures_are_side_by_side_three_in_a_row() -> None:
+    assert shown(*map(picture, "abcd")) == (
+        "| ` 1 ` | ` 2 ` | ` 3 ` |\n| --- | --- | --- |\n"
+        "| ![Output 1](https://media.example/a.png) | ![Output 2](https://media.example/b.png) "
+        "| ![Output 3](https://media.example/c.png) |\n\n"
+        "| ` 4 ` |\n| --- |\n| ![Output 4](https://media.example/d.png) |"
+    )
+
+
 def test_the_connections_own_origin_needs_no_https() -> None:
     own = "http://127.0.0.1:1/media/a.png"
     assert f"![Output 1]({own})" in shown({**picture("a"), "url": own})
@@ -188,7 +197,8 @@ def elements(markdown: str) -> list[dict[str, Any]]:
 def test_nothing_that_was_generated_becomes_markup(words: str, kind: str) -> None:
     markdown = shown({"output_id": "x", "type": kind, "url": words}, picture("after"))
     found = elements(markdown)
-    assert {one["tag"] for one in found} <= {"", "h3", "p", "code", "img", "a", "br"}
+    tables = {"table", "thead", "tbody", "tr", "th", "td"}
+    assert {one["tag"] for one in found} <= {"", "h3", "p", "code", "img", "a", "br"} | tables
     assert not [one for one in found if one["type"].startswith("html")]
     for one in found:
         for target in (one.get("src"), one.get("href")):
@@ -212,6 +222,10 @@ def test_nothing_in_a_label_becomes_markup(label: str) -> None:
     assert [one["tag"] for one in found if one["type"] not in ("inline", "text")] == [
         "h3", "code", "h3", "p", "img", "p",
     ]  # fmt: skip
+    beside = elements(show([output, {**output, "label": "b"}], lambda _: False))
+    assert [one["tag"] for one in beside if one["tag"] in ("code", "img", "a", "script")].count("code") == 2
+    assert [one["src"] for one in beside if one["tag"] == "img"] == [URL.format("a")] * 2
+    assert not [one for one in beside if one["tag"] in ("a", "script") or one["type"].startswith("html")]
 
 
 def test_a_long_text_is_shown_in_part() -> None:
@@ -319,7 +333,7 @@ def test_a_person_sees_the_outputs_and_may_choose_or_reject(questions: Questions
     stored = questions.stored
     assert stored.options == ["1", "2", "Reject all"]
     assert (stored.subject, stored.multiple, stored.defaults) == ("Which?", True, ["2"])
-    assert stored.body.startswith("For the *front* page.\n\n### ` 1 `\n\n![Output 1](https://media.example/a.png)")
+    assert stored.body.startswith("For the *front* page.\n\n| ` 1 ` | ` 2 ` |\n| --- | --- |\n| ![Output 1](https:")
     assert [(user.id, user.name) for user in stored.assigned_users] == [("7", "Ada")]
     assert list(stored.params) == ["note"]
 
