@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from airflow_provider_flora.api.errors import FloraError, FloraFileError
+from airflow_provider_flora.api.lenient import storable
 from airflow_provider_flora.files.listing import find_file
 from airflow_provider_flora.files.uploads.source import SourceFile
 
@@ -153,6 +154,7 @@ def _read(uri: str) -> Iterator[Row]:
             raise FloraFileError(f"Line {number} of {uri!r} is not that of a row.") from None
         if not isinstance(row_id, str):
             raise FloraFileError(f"Line {number} of {uri!r} has no row_id.")
+        row_id = storable(row_id)  # it becomes a part of addresses
         yield Row(row_id, status if isinstance(status, str) else "unknown", value.get("reused") is True, line)
 
 

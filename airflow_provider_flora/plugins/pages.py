@@ -13,14 +13,14 @@ made in threads, as Airflow makes its own: nothing here holds up the API server.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy import select
 from starlette.exceptions import HTTPException as AnyHTTPException
@@ -43,8 +43,10 @@ from airflow_provider_flora.plugins.reading import (
     Task,
     TaskView,
     as_number,
+    as_text,
     instance_query,
     is_floras,
+    plain,
     read_neighbours,
     read_run,
     read_task,
@@ -62,6 +64,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Vary": "Accept, Cookie, Authorization",
 }
+_NOT_KEPT = {"Cache-Control": "private, no-store"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src {media}; media-src {media}; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'self'; "
@@ -70,6 +73,8 @@ _POLICY = (
 _TITLES = {401: "You are not logged in", 403: "You may not see this", 404: "There is nothing here"}
 MANIFESTS = Manifests()
 LIVE = LiveRuns()
+
+_LAST_INDEX = 2**31 - 1  # a larger one is no INTEGER of a database
 
 Name = Annotated[str, Query(max_length=1000)]
 MapIndex = Annotated[str, Query(max_length=20)]
@@ -112,7 +117,7 @@ def show_outputs(
         else None
     )
     if _wants_json(request):
-        return JSONResponse(rendering.task_as_json(view, neighbours, batch), headers=HEADERS)
+        return _json(rendering.task_as_json(view, neighbours, batch))
     rows = [(row, read_run(row.value)) for row in batch.rows] if batch else []
     return _html(
         "outputs.html",
@@ -141,7 +146,7 @@ def show_run(request: Request, dag_id: Name, run_id: Name, page: Number = 1) -> 
         views = read_views(session, instances[first : first + PAGE_ROWS])
     totals |= {"page": page, "pages": max(1, -(-len(instances) // PAGE_ROWS))}
     if _wants_json(request):
-        return JSONResponse(rendering.run_as_json(dag_id, run_id, views, totals), headers=HEADERS)
+        return _json(rendering.run_as_json(dag_id, run_id, views, totals))
     return _html(
         "run.html",
         own_origins=[view.own_origin for view in views],
@@ -209,7 +214,7 @@ def _read_task(session: Any, task: Task) -> TaskView:
 def _as_index(map_index: str) -> int:
     """Return the index of a mapped task, or -1. Airflow leaves the placeholder if a task is not mapped."""
     try:
-        return max(-1, int(map_index))
+        return min(max(-1, int(map_index)), _LAST_INDEX)
     except ValueError:
         return -1
 
@@ -237,11 +242,11 @@ def _total(session: Any, instances: Any) -> dict[str, Any]:
             )
         )
         for task_id, map_index, key, value in found:
-            costs.setdefault((task_id, map_index), {})[key] = value
+            costs.setdefault((task_id, map_index), {})[key] = plain(value)
     charged, in_flight, seen = 0.0, 0.0, set()
     for row in instances:
         of = costs.get((row.task_id, row.map_index), {})
-        run_id = of.get("run_id")
+        run_id = as_text(of.get("run_id"))
         batch = of.get(BATCH_KEY)
         cost = as_number(batch.get("charged_cost") if isinstance(batch, dict) else of.get("charged_cost"))
         if cost is not None and (run_id is None or run_id not in seen):
@@ -270,8 +275,12 @@ def _wants_json(request: Request) -> bool:
 
 def _html(template: str, *, own_origins: Iterable[str | None] = (), code: int = 200, **values: Any) -> HTMLResponse:
     policy = _POLICY.format(media=" ".join(["'self'", "https:", *sorted({*filter(None, own_origins)})]))
-    headers = {**HEADERS, "Content-Security-Policy": policy, "Cache-Control": "private, no-store"}
+    headers = {**HEADERS, **_NOT_KEPT, "Content-Security-Policy": policy}
     return HTMLResponse(rendering.page(template, **values), code, headers)
+
+
+def _json(value: Mapping[str, Any], code: int = 200) -> Response:
+    return Response(rendering.json_bytes(value), code, {**HEADERS, **_NOT_KEPT}, "application/json")
 
 
 def _answer_error(request: Request, error: Exception) -> Response:
@@ -287,5 +296,5 @@ def _answer_invalid(request: Request, error: Exception) -> Response:
 
 def _answer(request: Request, code: int, detail: str) -> Response:
     if _wants_json(request):
-        return JSONResponse({"detail": detail}, code, headers=HEADERS)
+        return _json({"detail": detail}, code)
     return _html("message.html", code=code, title=_TITLES.get(code, "This did not work"), detail=detail)

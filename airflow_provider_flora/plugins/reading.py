@@ -128,7 +128,7 @@ class TaskView:
     :param run_cost: USD, the price of a run when it was started.
     :param progress: how far a batch or an active run is, in words.
     :param manifest: URI of a batch's manifest.
-    :param counts: the value of a batch that has ended.
+    :param counts: the numbers in the value of a batch that has ended.
     :param choice: what a person has answered: ``by``, ``note``, and the number ``rejected``.
     :param conn_id: the task's Flora connection, if Airflow has the task's rendered fields.
     """
@@ -144,7 +144,7 @@ class TaskView:
     run_cost: float | None = None
     progress: str | None = None
     manifest: str | None = None
-    counts: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, float] = field(default_factory=dict)
     choice: Mapping[str, Any] | None = None
     conn_id: str | None = None
     is_flora: bool = False
@@ -313,7 +313,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in ("{", "[", '"'):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 
@@ -347,10 +347,15 @@ def _view(row: Any, xcoms: Mapping[str, Any], states: Mapping[str, Any]) -> Task
         run_cost=as_number(xcoms.get(RUN_COST_KEY)),
         progress=as_text(states.get(PROGRESS)),
         manifest=manifest,
-        counts=value if manifest else {},
+        counts=_read_counts(value) if manifest else {},
         choice=_read_choice(value) if "chosen" in value else None,
         is_flora=(row.operator or "").startswith("Flora") or technique_url is not None,
     )
+
+
+def _read_counts(value: Mapping[str, Any]) -> Mapping[str, float]:
+    found = {name: as_number(entry) for name, entry in value.items()}
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def _read_choice(value: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -400,7 +405,11 @@ def _read_file(entry: Any) -> OutputFile | None:
         return None
     values = {one.name: entry.get(one.name) for one in fields(OutputFile)}
     size = values.pop("bytes")
-    if type(size) is not int or not all(isinstance(value, str) for value in values.values()):
+    if (
+        type(size) is not int
+        or not 0 <= size < 2**63
+        or not all(isinstance(value, str) for value in values.values())
+    ):
         return None
     return OutputFile(bytes=size, **values)  # type: ignore[arg-type]
 

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import airflow_provider_flora
 from airflow_provider_flora.api.file_types import content_type_of, name_in_url
+from airflow_provider_flora.api.lenient import storable
 from airflow_provider_flora.plugins.manifests import Page, Row
 from airflow_provider_flora.plugins.reading import (
     Neighbours,
@@ -48,8 +49,18 @@ _STATES = {
 
 
 def page(template: str, **values: Any) -> str:
-    """Return a page of a template in ``templates``."""
-    return _environment().get_template(template).render(**values)
+    """Return a page of a template in ``templates``. UTF-8 can encode it, whatever the values are."""
+    return storable(_environment().get_template(template).render(**values))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a value as JSON that every program can read: without NaN, infinity, and halves of characters."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        text = json.dumps(finite, ensure_ascii=False)
+    return storable(text).encode()
 
 
 @cache
@@ -66,7 +77,7 @@ def _environment() -> Environment:
         time=moment,
         size=size,
         duration=duration,
-        as_json=lambda value: json.dumps(value, ensure_ascii=False, indent=1, default=str),
+        as_json=_indented,
         tone=lambda state: _STATES.get(str(state), "plain"),
         words=lambda state: str(state).replace("_", " "),
     )
@@ -74,6 +85,13 @@ def _environment() -> Environment:
         is_safe=is_safe, is_picture=is_picture, remedies=REMEDIES, version=airflow_provider_flora.__version__
     )
     return environment
+
+
+def _indented(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=1, default=str)
+    except RecursionError:  # from Python 3.12 on, JSON is read that is nested more deeply than this writes
+        return "(nested too deeply to be shown)"
 
 
 def usd(amount: float | None) -> str:
