@@ -22,6 +22,8 @@ PAGE_ROWS = 60
 KEPT_BYTES = 64 * 1024 * 1024
 """Size of all manifests that are kept, and the largest of one."""
 LONGEST_LINE = 16 * 1024 * 1024
+PATIENCE = 5.0
+"""Seconds to wait until another manifest has been read."""
 
 
 class Row(NamedTuple):
@@ -108,14 +110,25 @@ class Manifests:
         if stored.version is None or stored.bytes > KEPT_BYTES:
             return _read(uri)
         key = uri, stored.version
-        with self._reading:
-            with self._lock:
-                if key in self._kept:
-                    self._kept.move_to_end(key)
-                    return self._kept[key]
+        if (kept := self._find_kept(key)) is not None:
+            return kept
+        # Airflow's own pages need the threads that wait here.
+        if not self._reading.acquire(timeout=PATIENCE):
+            raise FloraFileError("Others are being read, and a storage is slow. Reload this page.", retryable=True)
+        try:
+            if (kept := self._find_kept(key)) is not None:
+                return kept
             rows = list(_read(uri))
             self._keep(key, rows, stored.bytes)
             return rows
+        finally:
+            self._reading.release()
+
+    def _find_kept(self, key: tuple[str, str]) -> list[Row] | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
 
     def _keep(self, key: tuple[str, str], rows: list[Row], size: int) -> None:
         with self._lock:

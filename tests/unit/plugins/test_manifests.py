@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 
 from airflow_provider_flora.batch.manifest import Manifest
 from airflow_provider_flora.plugins import manifests
-from airflow_provider_flora.plugins.manifests import PAGE_ROWS, Manifests
+from airflow_provider_flora.plugins.manifests import PAGE_ROWS, Manifests, Row
 
 
 def write(path: Path, count: int, **more: Any) -> str:
@@ -117,6 +120,36 @@ def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path, monkeypa
     monkeypatch.setattr(manifests, "LONGEST_LINE", 1000)
     (tmp_path / "m.jsonl").write_bytes(b" " * 2000)
     assert "a line of more than 1,000 bytes" in str(Manifests().page(str(tmp_path / "m.jsonl")).problem)
+
+
+def test_a_storage_that_hangs_holds_up_no_other_manifest_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Manifests()
+    seen, hanging, unseen = (write(tmp_path / f"{name}.jsonl", 3) for name in ("seen", "hanging", "unseen"))
+    kept.page(seen)
+    begun, end = threading.Event(), threading.Event()
+    read = manifests._read
+
+    def hang(uri: str) -> Iterator[Row]:
+        if uri == hanging:
+            begun.set()
+            end.wait(60)
+        return read(uri)
+
+    monkeypatch.setattr(manifests, "_read", hang)
+    monkeypatch.setattr(manifests, "PATIENCE", 0.1)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(kept.page, hanging)
+        assert begun.wait(10)
+        others = [pool.submit(kept.page, uri) for uri in (seen, unseen)]
+        try:
+            assert others[0].result(10).total == 3
+            assert "a storage is slow. Reload this page." in str(others[1].result(10).problem)
+        finally:
+            end.set()
+        assert slow.result(10).total == 3
+    assert kept.page(unseen).total == 3
 
 
 def test_a_manifest_in_a_storage_is_read_through_its_connection(s3: Any, tmp_path: Path) -> None:
