@@ -33,7 +33,7 @@ from airflow_provider_flora.airflow_compat import (
     get_user,
     requires_access_dag,
 )
-from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY
+from airflow_provider_flora.api.errors import FloraRunFailedError
 from airflow_provider_flora.plugins import rendering
 from airflow_provider_flora.plugins.live import LiveRuns
 from airflow_provider_flora.plugins.manifests import PAGE_ROWS, Manifests
@@ -54,7 +54,7 @@ from airflow_provider_flora.plugins.reading import (
 )
 from airflow_provider_flora.plugins.spending import SHOWN, dags_with_runs, read_spending
 from airflow_provider_flora.plugins.streaming import send_file
-from airflow_provider_flora.runs.outcome import BATCH_KEY, RUN_COST_KEY
+from airflow_provider_flora.runs.outcome import BATCH_KEY, ERROR_KEY, RUN_COST_KEY
 
 ENTITIES = (DagAccessEntity.XCOM, DagAccessEntity.TASK_INSTANCE)
 MAY_READ = [Depends(requires_access_dag("GET", entity)) for entity in ENTITIES]
@@ -233,7 +233,7 @@ def _total(session: Any, instances: Any) -> dict[str, Any]:
     states = Counter(row.state or "no status" for row in instances)
     costs: dict[tuple[str, int], dict[str, Any]] = {}
     if instances:
-        keys = ("charged_cost", "run_id", RUN_COST_KEY, BATCH_KEY, TECHNIQUE_URL_KEY)
+        keys = ("charged_cost", "run_id", RUN_COST_KEY, BATCH_KEY, ERROR_KEY)
         found = session.execute(
             select(XComModel.task_id, XComModel.map_index, XComModel.key, XComModel.value).where(
                 XComModel.dag_id == instances[0].dag_id,
@@ -252,7 +252,7 @@ def _total(session: Any, instances: Any) -> dict[str, Any]:
         if cost is not None and (run_id is None or run_id not in seen):
             seen.add(run_id)
             charged += cost
-        elif cost is None and run_id is not None and row.state in UNFINISHED:
+        elif cost is None and run_id is not None and row.state in UNFINISHED and not _has_failed(of):
             in_flight += as_number(of.get(RUN_COST_KEY)) or 0.0
     return {
         "count": len(instances),
@@ -260,6 +260,12 @@ def _total(session: Any, instances: Any) -> dict[str, Any]:
         "charged_cost": round(charged, 6),
         "in_flight_cost": round(in_flight, 6),
     }
+
+
+def _has_failed(of: Mapping[str, Any]) -> bool:
+    """Whether Flora's run has failed, and the task waits for its next try. After other errors the run goes on."""
+    error = of.get(ERROR_KEY)
+    return isinstance(error, dict) and error.get("kind") == FloraRunFailedError.kind
 
 
 def _sample(view: TaskView) -> list[tuple[str, RunView]]:

@@ -101,7 +101,8 @@ def read_spending(session: Session, dag_ids: Collection[str], now: datetime) -> 
     found.is_complete = len(tasks) < MOST_TASKS
     seen: set[str] = set()
     for task in sorted(tasks, key=lambda task: task.ended):  # the first that handed a run over counts
-        _add(found, task, seen)
+        if (task.operator or "").startswith("Flora") or TECHNIQUE_URL_KEY in task.value:  # as in is_floras
+            _add(found, task, seen)
     return found
 
 
@@ -121,6 +122,7 @@ class _Ended:
     """A task instance that has ended, with its small XComs by their keys."""
 
     dag_id: str
+    operator: str | None
     state: str | None
     ended: datetime
     value: dict[str, Any]
@@ -131,6 +133,7 @@ def _read_tasks(session: Session, dag_ids: Collection[str], since: datetime) -> 
     query = (
         select(
             *(getattr(XComModel, name) for name in names),
+            TaskInstance.operator,
             TaskInstance.state,
             TaskInstance.end_date,
             XComModel.key,
@@ -143,14 +146,14 @@ def _read_tasks(session: Session, dag_ids: Collection[str], since: datetime) -> 
     )
     tasks: dict[tuple[Any, ...], _Ended] = {}
     found: Any = session.execute(query)
-    for dag_id, run_id, task_id, map_index, state, ended, key, value in found:
+    for dag_id, run_id, task_id, map_index, operator, state, ended, key, value in found:
         identity = dag_id, run_id, task_id, map_index  # a Task for each of so many XComs takes half as long again
         if identity not in tasks:
             if len(tasks) == MOST_TASKS:
                 break
-            tasks[identity] = _Ended(dag_id, state, ended, {})
+            tasks[identity] = _Ended(dag_id, operator, state, ended, {})
         tasks[identity].value[key] = plain(value)
-    return [ended for ended in tasks.values() if any(key in ended.value for key in _FLORAS)]
+    return list(tasks.values())
 
 
 def _add(found: Spending, task: _Ended, seen: set[str]) -> None:

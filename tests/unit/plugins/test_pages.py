@@ -272,6 +272,26 @@ def test_a_dag_run_shows_its_flora_tasks_and_what_they_cost(client: Any, instanc
     assert "words" in page.text
 
 
+def test_a_run_that_has_failed_is_not_in_flight_while_its_task_waits_for_the_next_try(
+    client: Any, instances: Any
+) -> None:
+    waits = {"state": "up_for_retry", "ended": None, "flora_run_cost": 0.25}
+    failed, late = ({"kind": kind, "message": "no", "remedy": "retry later"} for kind in ("run_failed", "timeout"))
+    instances.add(**waits, run_id="run_1", flora_error=failed)
+    instances.add("late", **waits, run_id="run_2", flora_error=late)
+    assert client.get("run", params=QUERY, headers=JSON).json()["in_flight_cost"] == 0.25
+    for address in ("run", "outputs"):
+        assert "Run run_1 is active" not in client.get(address, params=QUERY).text
+
+
+def test_tasks_whose_names_differ_in_case_keep_their_names(client: Any, instances: Any) -> None:
+    for task_id in ("still", "Still"):
+        instances.add(task_id)
+    text = client.get("run", params=QUERY).text
+    for task_id in ("still", "Still"):
+        assert f"<h2>{task_id}</h2>" in text
+
+
 def test_a_dag_run_of_a_thousand_tasks_comes_in_pages(client: Any, instances: Any) -> None:
     for index in range(70):
         instances.add("each", map_index=index, charged_cost=0.1, run_id=f"run_{index}")
@@ -302,6 +322,21 @@ def test_the_last_days_count_each_run_once_and_only_of_dags_that_the_user_may_re
     assert "hidden" not in text
     for outcome in ("completed 6", "reused 4", "failed 2", "give up 1", "retry later 1"):
         assert outcome in text
+
+
+def test_the_last_days_have_no_task_that_is_not_floras(client: Any, instances: Any) -> None:
+    instances.add(operator="PythonOperator", charged_cost=7.0)
+    instances.add("own", operator="MyOwn", charged_cost=0.5, flora_technique_url=PAGE)
+    text = " ".join(Elements(client.get("spending").text).text.split())
+    assert "Spent 0.50 USD" in text
+
+
+def test_no_cache_keeps_a_page(client: Any, instances: Any) -> None:
+    instances.add()
+    for headers in (JSON, {"accept": "text/html"}):
+        for address in ("outputs", "run"):
+            answer = client.get(address, params=QUERY, headers=headers)
+            assert answer.headers["cache-control"] == "private, no-store"
 
 
 def test_what_is_not_there_is_said_in_the_form_that_was_asked_for(client: Any) -> None:
