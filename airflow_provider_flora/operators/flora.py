@@ -143,6 +143,7 @@ class FloraRunTechniqueOperator(BaseOperator):
         from airflow_provider_flora.runs.outcome import airflow_errors
 
         hook = self._make_hook()
+        self._has_link = False
         with airflow_errors(context):
             records = self._make_records(context)
             with records.protect_paid_run():
@@ -155,6 +156,9 @@ class FloraRunTechniqueOperator(BaseOperator):
             self._run_id = run.run_id
             if self.do_xcom_push:
                 context["ti"].xcom_push(key="run_id", value=run.run_id)
+                if not self._has_link:  # no plan is made where a run is resumed, and Airflow has cleared the XCom
+                    page = technique_url(client.settings, self.technique_id)
+                    context["ti"].xcom_push(key=TECHNIQUE_URL_KEY, value=page)
             if self.wait_for_completion and not run.settled:
                 if self.deferrable and not run.finished and not self._finishes_soon(client, started, deadline):
                     self._defer(started, deadline)

@@ -445,6 +445,7 @@ def test_a_task_that_died_while_it_resumed_gets_its_result_without_a_new_run(flo
     life.clear()
     assert life.run()["run_id"] == flora.ledger()["runs"][0]["run_id"]
     assert flora.ledger()["charged_runs"] == 1
+    assert life.ti.xcoms["flora_technique_url"].endswith("/techniques/editorial-still")
 
 
 @MODES
