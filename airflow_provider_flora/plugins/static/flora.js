@@ -32,7 +32,9 @@ async function copy(button) {
 }
 
 function refresh() {
-  const busy = document.activeElement !== document.body || !getSelection().isCollapsed;
+  const typed = [...document.querySelectorAll("input[type=search]")].some((one) => one.value !== one.defaultValue);
+  const plays = [...document.querySelectorAll("video, audio")].some((one) => !one.paused);
+  const busy = document.activeElement !== document.body || !getSelection().isCollapsed || typed || plays;
   if (document.visibilityState === "visible" && !busy) {
     location.reload();
   }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
@@ -16,6 +17,7 @@ import pytest
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.get_provider_info import get_provider_info
 from airflow_provider_flora.hooks.flora import FloraHook
+from airflow_provider_flora.plugins import flora_plugin
 from airflow_provider_flora.plugins.flora_plugin import FloraPlugin
 from tests.unit.plugins.conftest import NOW
 
@@ -379,3 +381,28 @@ assert not {"jinja2", "pydantic", "requests"} & loaded, loaded
 assert "airflow_provider_flora.plugins.pages" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120)
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="node runs the script")
+@pytest.mark.parametrize(
+    ("search", "paused", "reloads"), [("", "true", 1), ("mug", "true", 0), ("", "false", 0)], ids=str
+)
+def test_a_page_is_not_reloaded_under_what_a_person_types_or_plays(search: str, paused: str, reloads: int) -> None:
+    script = Path(flora_plugin.__file__).parent / "static" / "flora.js"
+    program = f"""
+let reloads = 0;
+const elements = {{"input[type=search]": [{{value: "{search}", defaultValue: ""}}],
+  "video, audio": [{{paused: {paused}}}]}};
+const root = {{dataset: {{}}}}, body = {{dataset: {{refresh: ""}}}};
+const window = {{}}; window.top = window;
+const localStorage = {{getItem: () => null}};
+const location = {{reload: () => {{ reloads += 1; }}}};
+const document = {{documentElement: root, body, activeElement: body, visibilityState: "visible",
+  querySelectorAll: (asked) => elements[asked] ?? [], addEventListener: () => {{}}}};
+const getSelection = () => ({{isCollapsed: true}});
+const addEventListener = (name, act) => {{ if (name === "DOMContentLoaded") setImmediate(act); }};
+const setInterval = (act) => {{ act(); console.log(reloads); }};
+{script.read_text().replace('"use strict";', "")}
+"""
+    found = subprocess.run(["node", "-e", program], check=True, timeout=60, capture_output=True, text=True)
+    assert found.stdout.strip() == str(reloads)
