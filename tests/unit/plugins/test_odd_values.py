@@ -114,7 +114,9 @@ NAMES += [
     "remedy",
     "status",
 ]
-TEXTS = st.sampled_from(["", "text", "imageUrl", HALF, "\0", "[[", "https://a.example/b.png", "/none", "s3://a/b"])
+TEXTS = st.sampled_from(
+    ["", "text", "imageUrl", HALF, "\0", "[[", "https://a.example/b.png", "/none", "nosuch://a/b"]
+)
 SIMPLE = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | st.just(10**400) | TEXTS
 VALUES = st.recursive(
     SIMPLE,
