@@ -293,9 +293,20 @@ class Running:
         return self.airflow.xcom(self.scenario.dag_id, self.run_id, one["task_id"], map_index=one["map_index"])
 
     def log(self, one: Mapping[str, Any], try_number: int | None = None) -> str:
-        """The log of a task's last try, or of another."""
-        task_id, map_index = one["task_id"], one["map_index"]
-        return self.airflow.task_log(self.scenario.dag_id, self.run_id, task_id, try_number, map_index)
+        """The log of a task's last try, or of another.
+
+        A busy Airflow was seen to answer 404 for the first try of a task that was cleared.
+        """
+        ends = time.monotonic() + 15
+        while True:
+            try:
+                return self.airflow.task_log(
+                    self.scenario.dag_id, self.run_id, one["task_id"], try_number, one["map_index"]
+                )
+            except requests.HTTPError as error:
+                if error.response is None or error.response.status_code != 404 or time.monotonic() > ends:
+                    raise
+                time.sleep(0.5)
 
 
 def insist(ask: Callable[[], Any]) -> None:
