@@ -60,8 +60,8 @@ test: $(VENV)/.ready $(NODE_MODULES:%=%/.ready)  ## Run the tests a person waits
 	$(call beside,\
 		$(BIN)/python -m pytest -n 4 $(IN_PARALLEL) -m "not slow" --cov --cov-report term \
 			--ignore=tests/airflow --ignore=tests/compatibility --ignore=tests/faults,\
-		$(BIN)/python -m pytest tests/airflow/test_processes.py tests/airflow/pages \
-			tests/faults/test_faults.py)
+		$(BIN)/python -m pytest tests/airflow/test_processes.py tests/faults/test_faults.py)
+	$(BIN)/python -m pytest tests/airflow/pages
 
 # The unit tests once more on Airflow 2.11. It keeps no state of tasks: what tests that state says so and is skipped.
 ON_2_11 = env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/python -m pytest --quiet -n 2 $(IN_PARALLEL) \
