@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,11 @@ def page(template: str, **values: Any) -> str:
 
 def json_bytes(value: Any) -> bytes:
     """Return a value as JSON that every program can read: without NaN, infinity, and halves of characters."""
+    dumps = partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = dumps(value, allow_nan=False)
     except ValueError:
-        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
-        text = json.dumps(finite, ensure_ascii=False)
+        text = dumps(json.loads(dumps(value), parse_constant=lambda _: None))
     return storable(text).encode()
 
 

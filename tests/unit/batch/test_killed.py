@@ -23,7 +23,7 @@ MORE = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 4)]
 def account(request: pytest.FixtureRequest, connect: Callable[..., None]) -> Iterator[Emulator]:
     """A Flora for each account of what a repeated key does."""
     with Emulator(port=0, run_seconds=0.1, cost_lag=0, idempotency=request.param) as flora:
-        connect(flora)
+        connect(flora, timeout=30)  # the machine may be busy
         yield flora
 
 
