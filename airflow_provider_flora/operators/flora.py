@@ -136,7 +136,6 @@ class FloraRunTechniqueOperator(BaseOperator):
         self.download_to = download_to
         self.file_name = file_name
         self._run_id: str | None = None
-        self._has_link = False
 
     def execute(self, context: Context) -> Any:
         """Check the parameters, start the run once, wait for it, and return its value."""

@@ -22,7 +22,6 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy import select
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from airflow_provider_flora.airflow_compat import (
@@ -46,10 +45,10 @@ from airflow_provider_flora.plugins.reading import (
     as_text,
     instance_query,
     is_floras,
-    plain,
     read_neighbours,
     read_run,
     read_task,
+    read_values,
     read_views,
 )
 from airflow_provider_flora.plugins.spending import SHOWN, dags_with_runs, read_spending
@@ -231,18 +230,8 @@ def _may_read(request: Request, user: Any, dag_id: str) -> bool:
 def _total(session: Any, instances: Any) -> dict[str, Any]:
     """Return the states, the cost so far, and the cost of active runs as far as it is known, of a whole DAG run."""
     states = Counter(row.state or "no status" for row in instances)
-    costs: dict[tuple[str, int], dict[str, Any]] = {}
-    if instances:
-        keys = ("charged_cost", "run_id", RUN_COST_KEY, BATCH_KEY, ERROR_KEY)
-        found = session.execute(
-            select(XComModel.task_id, XComModel.map_index, XComModel.key, XComModel.value).where(
-                XComModel.dag_id == instances[0].dag_id,
-                XComModel.run_id == instances[0].run_id,
-                XComModel.key.in_(keys),
-            )
-        )
-        for task_id, map_index, key, value in found:
-            costs.setdefault((task_id, map_index), {})[key] = plain(value)
+    keys = ("charged_cost", "run_id", RUN_COST_KEY, BATCH_KEY, ERROR_KEY)
+    costs = read_values(session, XComModel, instances[0], keys) if instances else {}
     charged, in_flight, seen = 0.0, 0.0, set()
     for row in instances:
         of = costs.get((row.task_id, row.map_index), {})

@@ -208,6 +208,11 @@ def is_floras() -> Any:
     return TaskInstance.operator.like("Flora%") | has_technique.exists()
 
 
+def is_flora(operator: str | None, xcoms: Mapping[str, Any]) -> bool:
+    """Whether a task instance that was read is a Flora task, as :func:`is_floras` says in SQL."""
+    return (operator or "").startswith("Flora") or TECHNIQUE_URL_KEY in xcoms
+
+
 def of_instance(model: Any) -> tuple[Any, ...]:
     """Return the SQL conditions that join a table of task instances' values with them."""
     return tuple(
@@ -274,7 +279,7 @@ def read_views(session: Session, instances: Sequence[Any]) -> list[TaskView]:
     """
     if not instances:
         return []
-    xcoms = _read_values(session, XComModel, instances, _KEYS)
+    xcoms = read_values(session, XComModel, instances[0], _KEYS, _are_among(XComModel, instances))
     states = _read_states(session, instances)
     return [
         _view(row, xcoms.get((row.task_id, row.map_index), {}), states.get((row.task_id, row.map_index), {}))
@@ -282,16 +287,22 @@ def read_views(session: Session, instances: Sequence[Any]) -> list[TaskView]:
     ]
 
 
-def _read_values(
-    session: Session, model: Any, instances: Sequence[Any], keys: Sequence[str]
+def _are_among(model: Any, instances: Sequence[Any]) -> Any:
+    return tuple_(model.task_id, model.map_index).in_([(row.task_id, row.map_index) for row in instances])
+
+
+def read_values(
+    session: Session, model: Any, dag_run: Any, keys: Sequence[str], *conditions: Any
 ) -> dict[tuple[str, int], dict[str, Any]]:
-    wanted = [(row.task_id, row.map_index) for row in instances]
+    """Return the values of a DAG run's tasks by task id and map index, and then by key.
+
+    :param model: the table: that of XComs or of the task state store.
+    :param dag_run: has a ``dag_id`` and a ``run_id``.
+    :param conditions: SQL conditions that leave out tasks.
+    """
     found = session.execute(
         select(model.task_id, model.map_index, model.key, model.value).where(
-            model.dag_id == instances[0].dag_id,
-            model.run_id == instances[0].run_id,
-            model.key.in_(keys),
-            tuple_(model.task_id, model.map_index).in_(wanted),
+            model.dag_id == dag_run.dag_id, model.run_id == dag_run.run_id, model.key.in_(keys), *conditions
         )
     )
     values: dict[tuple[str, int], dict[str, Any]] = {}
@@ -305,7 +316,8 @@ def _read_states(session: Session, instances: Sequence[Any]) -> dict[tuple[str, 
         from airflow_provider_flora.airflow_compat import TaskStateStoreModel
     except ImportError:  # before Airflow 3.3
         return {}
-    return _read_values(session, TaskStateStoreModel, instances, (PROGRESS,))
+    among = _are_among(TaskStateStoreModel, instances)
+    return read_values(session, TaskStateStoreModel, instances[0], (PROGRESS,), among)
 
 
 def plain(value: Any) -> Any:
@@ -349,7 +361,7 @@ def _view(row: Any, xcoms: Mapping[str, Any], states: Mapping[str, Any]) -> Task
         manifest=manifest,
         counts=_read_counts(value) if manifest else {},
         choice=_read_choice(value) if "chosen" in value else None,
-        is_flora=(row.operator or "").startswith("Flora") or technique_url is not None,
+        is_flora=is_flora(row.operator, xcoms),
     )
 
 

@@ -22,6 +22,7 @@ from airflow_provider_flora.plugins.reading import (
     as_number,
     as_text,
     instance_query,
+    is_flora,
     is_floras,
     of_instance,
     plain,
@@ -101,7 +102,7 @@ def read_spending(session: Session, dag_ids: Collection[str], now: datetime) -> 
     found.is_complete = len(tasks) < MOST_TASKS
     seen: set[str] = set()
     for task in sorted(tasks, key=lambda task: task.ended):  # the first that handed a run over counts
-        if (task.operator or "").startswith("Flora") or TECHNIQUE_URL_KEY in task.value:  # as in is_floras
+        if is_flora(task.operator, task.value):
             _add(found, task, seen)
     return found
 
