@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from airflow_provider_flora.airflow_compat import airflow_is_at_least
+from tests.stored_file import store_file
 
 if not airflow_is_at_least(3, 1):
     collect_ignore_glob = ["test_*.py"]
@@ -130,17 +131,8 @@ def client(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def store(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Writes a file as a task does, and gives what its XCom `files` has of it."""
-    import hashlib
 
     def write(name: str, content: bytes, media_type: str, output_id: str = "still") -> dict[str, Any]:
-        path = tmp_path / name
-        path.write_bytes(content)
-        return {
-            "uri": f"file://{path}",
-            "media_type": media_type,
-            "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "output_id": output_id,
-        }
+        return store_file(tmp_path / name, content, media_type, output_id)
 
     return write

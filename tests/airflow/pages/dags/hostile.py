@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,22 +10,9 @@ from typing import Any
 from airflow.sdk import DAG, BaseOperator
 
 from tests.airflow.pages.attacks import CALL, FILES, GIF, IMAGE, SCRIPT, TEXTS, URLS
+from tests.stored_file import store_file
 
 FOLDER = Path(os.environ["FLORA_PAGES_FOLDER"])
-
-
-def store(name: str, media_type: str, content: bytes, output_id: str) -> dict[str, Any]:
-    """Write a file as a task does, and return what its XCom has of it."""
-    path = FOLDER / "hostile" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return {
-        "uri": f"file://{path}",
-        "media_type": media_type,
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "output_id": output_id,
-    }
 
 
 def attacks() -> dict[str, Any]:
@@ -37,7 +23,7 @@ def attacks() -> dict[str, Any]:
     for number, (kind, media_type, name, content) in enumerate(FILES):
         output_id = f"file {number}"
         outputs.append({"output_id": output_id, "type": kind, "url": "https://media.example/"})
-        files.append(store(name, media_type, content, output_id))
+        files.append(store_file(FOLDER / "hostile" / name, content, media_type, output_id))
     return {
         "run_id": f"run_{IMAGE}",
         "technique_id": SCRIPT,
@@ -69,7 +55,7 @@ class FloraLargeOperator(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Store it."""
-        file = store("dot.gif", "image/gif", GIF, "still")
+        file = store_file(FOLDER / "hostile" / "dot.gif", GIF, "image/gif", "still")
         output = {"output_id": "still", "type": "imageUrl", "url": "https://media.example/dot.gif"}
         lines = [
             {
