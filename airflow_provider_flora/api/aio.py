@@ -14,7 +14,7 @@ from yarl import URL
 
 from airflow_provider_flora.api import answers, calls, network, operations, retries
 from airflow_provider_flora.api.calls import Call, Done, Pause, Step
-from airflow_provider_flora.api.exchange import Request, Response
+from airflow_provider_flora.api.exchange import OnAnswer, Request, Response, observed
 from airflow_provider_flora.api.inputs import Inputs
 from airflow_provider_flora.api.models import Run, Technique, Workspace
 from airflow_provider_flora.api.pages import Pages
@@ -38,10 +38,12 @@ class AsyncFloraClient:
     there: reading files would block the loop.
 
     :param settings: Flora's address, the API key and the network settings.
+    :param on_answer: is told of each request and the status of its answer. Default: nobody is.
     """
 
-    def __init__(self, settings: ClientSettings) -> None:
+    def __init__(self, settings: ClientSettings, on_answer: OnAnswer | None = None) -> None:
         self.settings = settings
+        self._on_answer = on_answer
         self._proxy, tls = network.route_to(settings.base_url, settings)
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(
@@ -153,7 +155,9 @@ class AsyncFloraClient:
 
     async def ask(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
         """Send a request once and read its answer, for callers with their own retry rules."""
-        return read(await self._exchange(request))
+        with observed(request, self._on_answer) as answered:
+            response = answered(await self._exchange(request))
+        return read(response)
 
     async def _exchange(self, request: Request) -> Response:
         """Send a request's bytes and receive those of its answer.

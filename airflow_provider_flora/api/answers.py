@@ -18,6 +18,7 @@ from airflow_provider_flora.api.errors import (
     FloraAPIError,
     FloraConnectionError,
     FloraTimeoutError,
+    api_error,
 )
 from airflow_provider_flora.api.lenient import parse
 from airflow_provider_flora.api.models import (
@@ -192,7 +193,7 @@ def _api_error(response: Response) -> FloraAPIError:
     if not message:
         reason = HTTPStatus(response.status).phrase if response.status in HTTPStatus._value2member_map_ else ""
         message = f"{reason or 'an error'} (not Flora's own answer; it may come from a proxy in front of Flora)"
-    return FloraAPIError(
+    return api_error(
         response.status,
         message,
         code=error.code,

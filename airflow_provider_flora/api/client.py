@@ -15,10 +15,11 @@ import urllib3
 from airflow_provider_flora.api import answers, calls, operations, retries
 from airflow_provider_flora.api.calls import Call, Done, Pause, Step
 from airflow_provider_flora.api.errors import FloraError
-from airflow_provider_flora.api.exchange import Request, Response, SmallFile
+from airflow_provider_flora.api.exchange import OnAnswer, Request, Response, SmallFile, observed
 from airflow_provider_flora.api.inputs import Inputs
 from airflow_provider_flora.api.models import FloraAsset, Run, Technique, Workspace
 from airflow_provider_flora.api.pages import Pages
+from airflow_provider_flora.api.retries import OnRetry
 from airflow_provider_flora.api.session import BareSession
 from airflow_provider_flora.api.waiting import WaitListener
 
@@ -42,10 +43,16 @@ class FloraClient:
     retried ``max_retries`` times first.
 
     :param settings: Flora's address, the API key and the network settings.
+    :param on_retry: is told of each retry before its pause. Default: nobody is.
+    :param on_answer: is told of each request and the status of its answer. Default: nobody is.
     """
 
-    def __init__(self, settings: ClientSettings) -> None:
+    def __init__(
+        self, settings: ClientSettings, on_retry: OnRetry | None = None, on_answer: OnAnswer | None = None
+    ) -> None:
         self.settings = settings
+        self._on_retry = on_retry
+        self._on_answer = on_answer
         self.clock_skew: float | None = None
         """Seconds by which Flora's clock is ahead of this machine's. ``None`` before the first answer."""
         self._session = BareSession()
@@ -224,14 +231,18 @@ class FloraClient:
 
     def _call(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
         """Send a request and read its answer. Retry after transient errors."""
-        retrying = tenacity.Retrying(**retries.retry_arguments(request, self.settings))
+        arguments = retries.retry_arguments(request, self.settings)
+        if self._on_retry is not None:
+            arguments["before_sleep"] = retries.report_retries(self._on_retry, request)
+        retrying = tenacity.Retrying(**arguments)
         answer: AnswerT = retrying(self.ask, request, read)
         return answer
 
     def ask(self, request: Request, read: Callable[[Response], AnswerT]) -> AnswerT:
         """Send a request once and read its answer, for callers with their own retry rules."""
         apart = answers.clocks_apart()
-        response = self._exchange(request)
+        with observed(request, self._on_answer) as answered:
+            response = answered(self._exchange(request))
         skew = answers.clock_skew(response, time.time())
         if skew is None or answers.clock_was_set(apart):  # the ``Date`` may be from before that
             skew = self.clock_skew

@@ -4,6 +4,7 @@
     ├── FloraSettingsError      the connection cannot be used
     ├── FloraParameterError     a parameter is invalid; nothing was sent
     ├── FloraPriceError         the technique costs more than its limit; nothing was sent
+    ├── FloraLimitError         a limit on all runs was reached, or cannot be checked; nothing was started
     ├── FloraInputError         the inputs do not fit the technique; nothing was sent
     ├── FloraFileError          a file cannot be read, or Flora does not accept it; nothing was sent
     ├── FloraUploadError        an upload failed
@@ -12,7 +13,10 @@
     ├── FloraAnswerError        an answer that does not follow Flora's documentation
     │   └── FloraAnswerSizeError    an answer that is too large to read
     ├── FloraAPIError           Flora's own error: status, code, message, fields, request id
+    │   └── FloraAPICreditsError    Flora refused a request for want of credits
     ├── FloraRunFailedError     the run failed
+    │   └── FloraRunCreditsError    the run failed for want of credits
+    ├── FloraCreditsError       the workspace lacks credits: the base of these two too
     ├── FloraRunTimeoutError    the run did not finish in time, and goes on at Flora
     ├── FloraUnknownStartError  a start was sent, and its run cannot be identified
     ├── FloraNotStoredError     a run or an intent to start one could not be stored
@@ -20,6 +24,7 @@
     ├── FloraDownloadError      an output could not be downloaded
     ├── FloraStorageError       a storage could not be read or written
     ├── FloraBatchError         too many rows of a batch did not complete
+    ├── FloraBudgetError        with what is to start, a budget would be exceeded; nothing was started
     └── FloraInternalError      a bug in this provider ended a wait
 
 No I/O, and nothing of Airflow. No message contains the API key.
@@ -27,7 +32,8 @@ No I/O, and nothing of Airflow. No message contains the API key.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_flora.api.remedies import TOP_UP, is_out_of_credits
 from airflow_provider_flora.api.remedies import Remedy as Remedy
@@ -90,6 +96,21 @@ class FloraPriceError(FloraError):
             f"A run of technique {technique_id!r} costs {price}, more than {limit_name}={limit:g} USD. Nothing was "
             f"started or charged. Raise {limit_name} or choose another technique."
         )
+
+
+class FloraLimitError(FloraError):
+    """A limit on all runs that would be exceeded, or that cannot be checked. Nothing was started.
+
+    :param limit_name: what the user calls the limit.
+    :param remedy: "retry later" if the limit could not be checked.
+    """
+
+    kind = "limit"
+
+    def __init__(self, message: str, limit_name: str, remedy: Remedy = Remedy.GIVE_UP) -> None:
+        super().__init__(message)
+        self.limit_name = limit_name
+        self.remedy = remedy
 
 
 class FloraInputError(FloraError):
@@ -187,6 +208,12 @@ class FloraAnswerSizeError(FloraAnswerError):
         super().__init__(f"Flora's answer is larger than {limit >> 20} MB.", transient=False)
 
 
+class FloraCreditsError(FloraError):
+    """A workspace without enough credits. Only a person can help, who tops them up."""
+
+    kind = "credits"
+
+
 class FloraAPIError(FloraError):
     """Flora's own error.
 
@@ -263,6 +290,20 @@ class FloraAPIError(FloraError):
         return f"{text} {advice}" if advice else text
 
 
+class FloraAPICreditsError(FloraCreditsError, FloraAPIError):
+    """A request that Flora refused for want of credits: 402, or a code ``BILLING_…``."""
+
+    kind = "api_credits"
+
+
+def api_error(status: int, message: str, *, code: str | None, **details: Any) -> FloraAPIError:
+    """Return the error for an answer, of the class that says what it is about. See :class:`FloraAPIError`."""
+    # Without a code it is a proxy's, which knows nothing of credits.
+    is_empty = code is not None and (status == HTTPStatus.PAYMENT_REQUIRED or is_out_of_credits(code))
+    kind = FloraAPICreditsError if is_empty else FloraAPIError
+    return kind(status, message, code=code, **details)
+
+
 class FloraRunFailedError(FloraError):
     """A failed run. Flora does not usually charge for it. A retry starts a new run, which is charged."""
 
@@ -286,6 +327,18 @@ class FloraRunFailedError(FloraError):
             text += f" [request id {run.request_id}]"
         advice = f" {TOP_UP}" if is_out_of_credits(self.code) else ""
         super().__init__(f"{text} (remedy: {self.remedy.value}){advice}")
+
+
+class FloraRunCreditsError(FloraCreditsError, FloraRunFailedError):
+    """A run that failed for want of credits: ``BILLING_…`` or ``GENERATION_NOT_PAID``."""
+
+    kind = "run_credits"
+
+
+def run_failure(run: Run, technique_id: str) -> FloraRunFailedError:
+    """Return the error for a failed run, of the class that says what it failed for."""
+    is_empty = run.status == "failed" and is_out_of_credits(run.error_code)
+    return (FloraRunCreditsError if is_empty else FloraRunFailedError)(run, technique_id)
 
 
 class FloraRunTimeoutError(FloraError):
@@ -367,6 +420,19 @@ class FloraBatchError(FloraError):
     kind = "batch"
 
     def __init__(self, message: str, remedy: Remedy = Remedy.CHANGE_INPUT) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class FloraBudgetError(FloraError):
+    """A budget that several runs share, and that the next one would exceed. Nothing was started.
+
+    :param remedy: "give up", or "retry later" if it is not known yet what the others spend.
+    """
+
+    kind = "budget"
+
+    def __init__(self, message: str, remedy: Remedy = Remedy.GIVE_UP) -> None:
         super().__init__(message)
         self.remedy = remedy
 

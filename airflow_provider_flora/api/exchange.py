@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from airflow_provider_flora.api.errors import FloraError
 from airflow_provider_flora.api.lenient import storable
 from airflow_provider_flora.api.multipart import Form
 from airflow_provider_flora.version import USER_AGENT
@@ -30,6 +32,7 @@ class SmallFile:
 class Request:
     """A request, without its server and API key.
 
+    :param operation: Flora's name of what is asked for: ``startTechniqueRun``.
     :param path: escaped path below the base URL.
     :param query: query parameters, without ``None``.
     :param body: JSON of a POST, or the fields of a form if there is a ``file``.
@@ -40,6 +43,7 @@ class Request:
     :param subject: what the request is about, for errors: ``technique 'portrait'``.
     """
 
+    operation: str
     method: str
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
@@ -86,6 +90,11 @@ class Request:
         return Form(self.body or {}, "file", file.name, file.content_type, boundary)
 
 
+OnAnswer = Callable[[Request, "int | None"], None]
+"""Receives a request each time that it was sent, and the HTTP status of its answer; ``None`` if no complete answer
+came. It must not raise."""
+
+
 @dataclass(frozen=True)
 class Response:
     """An answer of Flora.
@@ -115,3 +124,20 @@ class Response:
         """The id ``req_…``, which Flora's support asks for."""
         request_id = self.headers.get("request-id")
         return None if request_id is None else storable(request_id)
+
+
+@contextmanager
+def observed(request: Request, on_answer: OnAnswer | None) -> Iterator[Callable[[Response], Response]]:
+    """Tell a client's listener of a request: by the function that it gives, or of the error in its place."""
+
+    def answered(response: Response) -> Response:
+        if on_answer is not None:
+            on_answer(request, response.status)
+        return response
+
+    try:
+        yield answered
+    except FloraError:
+        if on_answer is not None:
+            on_answer(request, None)
+        raise

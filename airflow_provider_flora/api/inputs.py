@@ -193,13 +193,15 @@ def _expected(slot: Slot) -> str:
     expected = _EXPECTED.get(slot.type, f"a value of type {slot.type!r}, which this provider does not support")
     if slot.accepts_element and slot.type in RUN_INPUT_TYPES:
         expected += " or the id of an element"
-    details = [
-        slot.specified_aspect_ratio,
-        f"{slot.specified_duration:g} s" if slot.specified_duration else None,
-    ]
-    if any(details):
-        expected += f" ({', '.join(detail for detail in details if detail)})"
+    if details := details_of(slot):
+        expected += f" ({', '.join(details)})"
     return expected
+
+
+def details_of(slot: Slot) -> list[str]:
+    """Return what a slot asks for beside its type: ratio and length."""
+    length = f"{slot.specified_duration:g} s" if slot.specified_duration else None
+    return [detail for detail in (slot.specified_aspect_ratio, length) if detail]
 
 
 def preview(value: object, limit: int = 80) -> str:

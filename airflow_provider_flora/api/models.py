@@ -39,6 +39,7 @@ def _only_objects(value: object) -> object:
 
 
 Id = Annotated[str, Field(min_length=1)]
+_PUBLIC_ID = r"^[A-Za-z0-9_.-]{1,200}$"
 Text = Annotated[str | None, Else(lenient.text)]
 Message = Annotated[Annotated[str, Field(max_length=lenient.LONGEST_MESSAGE)] | None, Else(lenient.message)]
 """What a person reads: whoever sent megabytes of it did not mean them to be stored and logged."""
@@ -174,6 +175,37 @@ class Run(_Wire):
     def settled(self) -> bool:
         """Whether the run will not change any more: it failed, or it completed and its cost is known."""
         return self.failed or (self.completed and self.charged_cost is not None)
+
+
+class WebhookRun(_Wire):
+    """The run that a webhook is about.
+
+    :param run_type: ``technique`` or ``generation``.
+    """
+
+    run_id: Annotated[str, Field(pattern=_PUBLIC_ID)]
+    run_type: Text = None
+    workspace_id: Text = None
+    error_code: Text = None
+    error_message: Message = None
+
+
+class Webhook(_Wire):
+    """A webhook: a run has ended. Its outputs are not in it.
+
+    :param id: ``whd_…``, the same in each delivery of this webhook.
+    :param type: ``run.completed``, ``run.failed``, or a type that is new.
+    :param data: the run; ``None`` if there is none, as a new type may have it.
+    """
+
+    id: Annotated[str, Field(pattern=_PUBLIC_ID)]
+    type: str
+    data: Annotated[WebhookRun | None, Else(lenient.nothing)] = None
+
+    @property
+    def status(self) -> str | None:
+        """``completed`` or ``failed``; ``None`` if this is not the end of a run."""
+        return {"run.completed": "completed", "run.failed": "failed"}.get(self.type)
 
 
 class UploadTarget(_Wire):

@@ -19,23 +19,26 @@ if TYPE_CHECKING:
 
 def list_workspaces() -> Request:
     """``GET /workspaces`` (SDK)."""
-    return Request("GET", "/workspaces")
+    return Request("listWorkspaces", "GET", "/workspaces")
 
 
 def get_technique(technique_id: str) -> Request:
     """``getTechnique``: by id or slug."""
-    return Request("GET", f"/techniques/{_segment(technique_id)}", subject=f"technique {technique_id!r}")
+    path = f"/techniques/{_segment(technique_id)}"
+    return Request("getTechnique", "GET", path, subject=f"technique {technique_id!r}")
 
 
 def get_technique_run(technique_id: str, run_id: str) -> Request:
     """``getTechniqueRun``."""
     path = f"/techniques/{_segment(technique_id)}/runs/{_segment(run_id)}"
-    return Request("GET", path, subject=f"run {run_id!r} of technique {technique_id!r}")
+    subject = f"run {run_id!r} of technique {technique_id!r}"
+    return Request("getTechniqueRun", "GET", path, subject=subject)
 
 
 def list_techniques(query: str | None, workspace_id: str | None, page_size: int) -> Pages[Technique]:
     """``listTechniques``."""
     return Pages(
+        "listTechniques",
         "/techniques",
         lambda response: read(response, TechniquePage),
         {"query": query, "workspace_id": workspace_id},
@@ -57,6 +60,7 @@ def list_technique_runs(
     :param in_workspace: narrow it down to the connection's workspace where ``workspace_id`` names none.
     """
     return Pages(
+        "listTechniqueRuns",
         "/technique-runs",
         lambda response: read(response, RunPage),
         {
@@ -89,7 +93,8 @@ def start_technique_run(
     if callback_url is not None:
         body["callback_url"] = callback_url
     path = f"/techniques/{_segment(technique_id)}/runs"
-    return Request("POST", path, body=body, spends_money=True, subject=f"technique {technique_id!r}")
+    subject = f"technique {technique_id!r}"
+    return Request("startTechniqueRun", "POST", path, body=body, spends_money=True, subject=subject)
 
 
 SIGNED_UPLOAD = "signed-url"
@@ -116,27 +121,30 @@ def create_asset(
     if file is None:
         body = {"source": source, **body}
     subject = f"workspace {workspace_id!r}" + (f" or project {project_id!r}" if project_id else "")
-    return Request("POST", "/assets", body=body, file=file, idempotency_key=idempotency_key, subject=subject)
+    return Request(
+        "createAsset", "POST", "/assets", body=body, file=file, idempotency_key=idempotency_key, subject=subject
+    )
 
 
 def complete_asset(asset_id: str) -> Request:
     """``POST /assets/{assetId}/complete`` (SDK)."""
-    return _change_asset(asset_id, "complete")
+    return _change_asset("completeAsset", asset_id, "complete")
 
 
 def retry_asset(asset_id: str) -> Request:
     """``POST /assets/{assetId}/retry`` (SDK)."""
-    return _change_asset(asset_id, "retry")
+    return _change_asset("retryAsset", asset_id, "retry")
 
 
 def get_asset(asset_id: str) -> Request:
     """``GET /assets/{assetId}`` (SDK)."""
-    return Request("GET", f"/assets/{_segment(asset_id)}", subject=f"asset {asset_id!r}")
+    return Request("getAsset", "GET", f"/assets/{_segment(asset_id)}", subject=f"asset {asset_id!r}")
 
 
-def _change_asset(asset_id: str, action: str) -> Request:
+def _change_asset(operation: str, asset_id: str, action: str) -> Request:
     path = f"/assets/{_segment(asset_id)}/{action}"
-    return Request("POST", path, idempotency_key=new_idempotency_key(), subject=f"asset {asset_id!r}")
+    subject = f"asset {asset_id!r}"
+    return Request(operation, "POST", path, idempotency_key=new_idempotency_key(), subject=subject)
 
 
 def new_idempotency_key() -> str:
@@ -159,6 +167,7 @@ def list_assets(
 ) -> Pages[FloraAsset]:
     """``GET /assets`` (SDK)."""
     return Pages(
+        "listAssets",
         "/assets",
         lambda response: read(response, FloraAssetPage),
         {"query": query, "workspace_id": workspace_id, "project_id": project_id},

@@ -30,6 +30,7 @@ class Pages(Generic[ItemT]):
 
     def __init__(
         self,
+        operation: str,
         path: str,
         model: Callable[[Response], Page[ItemT]],
         query: Mapping[str, Any],
@@ -43,7 +44,7 @@ class Pages(Generic[ItemT]):
         self._seen: set[str] = set()
         present = {name: str(value) for name, value in query.items() if value is not None}
         self.request: Request | None = Request(
-            "GET", path, {**present, "limit": str(page_size)}, in_workspace=in_workspace
+            operation, "GET", path, {**present, "limit": str(page_size)}, in_workspace=in_workspace
         )
 
     @property

@@ -136,7 +136,7 @@ def remedy_for_run(error_code: str | None, error_message: str | None) -> Remedy:
 
 def is_out_of_credits(code: str | None) -> bool:
     """Whether a code of an answer or of a failed run means that the workspace lacks credits."""
-    return code == "insufficient_credits" or (code or "").startswith("BILLING_")
+    return code in ("insufficient_credits", "GENERATION_NOT_PAID") or (code or "").startswith("BILLING_")
 
 
 def remedy_of(run: Run) -> Remedy:

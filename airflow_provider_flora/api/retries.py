@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.exchange import Request
     from airflow_provider_flora.api.settings import ClientSettings
 
+OnRetry = Callable[["Request", str, float], None]
+"""Receives a request that is to be sent again, the error of the last time, and the pause before it in seconds."""
 MAX_BACKOFF = 30.0
 MAX_RETRY_AFTER = 300.0
 """Longest pause in seconds that a server may ask for. Beyond it, the request is not retried."""
@@ -59,6 +61,13 @@ def backoff(first: float, attempt: int) -> float:
 def log_retries(warn: Callable[..., object], *words: object) -> Callable[[tenacity.RetryCallState], Any]:
     """Return a ``before_sleep`` of tenacity that logs words and the error."""
     return lambda state: warn(*words, state.outcome.exception() if state.outcome else None)
+
+
+def report_retries(on_retry: OnRetry, request: Request) -> Callable[[tenacity.RetryCallState], Any]:
+    """Return a ``before_sleep`` of tenacity that tells of each retry."""
+    return lambda state: on_retry(
+        request, str(state.outcome.exception() if state.outcome else ""), state.upcoming_sleep
+    )
 
 
 def retry_arguments(request: Request, settings: ClientSettings) -> dict[str, Any]:
