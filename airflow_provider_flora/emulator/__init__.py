@@ -4,6 +4,7 @@ The emulator imports nothing of Airflow and nothing of the rest of this package:
 mirrored here. An *asset* in the emulator is always a Flora asset. Its folders import one way; from the top down:
 
     server, service, control, __main__   one object, the way of a request, the control endpoints, the command line
+    connection                           the Airflow connection to it
     operations                           what Flora's endpoints answer
     faults                               what can be ordered to go wrong
     state                                techniques, runs, Flora assets, the ledger, the time

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-from urllib.parse import quote
 
+from airflow_provider_flora.emulator.connection import Connection
 from airflow_provider_flora.emulator.operations.idempotency import WINDOWS
 from airflow_provider_flora.emulator.operations.media import SAMPLES
 from airflow_provider_flora.emulator.operations.runs import PAGES
@@ -85,8 +84,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _greeting(emulator: Emulator) -> str:
-    connection = {"conn_type": "flora", "password": emulator.api_key, "host": emulator.base_url}
-    uri = f"flora://:{quote(emulator.api_key, safe='')}@{quote(emulator.base_url, safe='')}"
+    connection = Connection(emulator.base_url, emulator.api_key)
     width = max(len(technique.slug) for technique in TECHNIQUES)
     return "\n".join(
         [
@@ -94,8 +92,8 @@ def _greeting(emulator: Emulator) -> str:
             f"API key: {emulator.api_key}",
             "",
             "The connection for Airflow, in either form:",
-            f"  export AIRFLOW_CONN_FLORA_DEFAULT='{uri}'",
-            f"  export AIRFLOW_CONN_FLORA_DEFAULT='{json.dumps(connection)}'",
+            f"  export {connection.variable}='{connection.uri}'",
+            f"  export {connection.variable}='{connection.json}'",
             "",
             "Techniques (a star marks an optional input):",
             *(_describe(technique, width) for technique in TECHNIQUES),

@@ -21,7 +21,7 @@ from airflow_provider_flora.emulator.state.catalogue import Catalogue, Technique
 from airflow_provider_flora.emulator.state.clock import Clock
 from airflow_provider_flora.emulator.state.history import History
 from airflow_provider_flora.emulator.state.ledger import Ledger
-from airflow_provider_flora.emulator.state.runs import STATUSES
+from airflow_provider_flora.emulator.state.runs import EXTENSIONS, STATUSES
 
 MAX_SEEDED = 1_000_000
 CHANGES = {"slug": (str,), "name": (str,), "run_cost": (int, float), "deleted": (bool,)}
@@ -83,6 +83,7 @@ class Control:
         routes.add_post("/_emulator/reset", _endpoint(lambda _: self.reset()))
         routes.add_post("/_emulator/runs", _endpoint(self.seed_runs))
         routes.add_post("/_emulator/techniques", _endpoint(self.change_technique))
+        routes.add_put("/_emulator/techniques", _endpoint(self.add_technique))
         routes.add_post("/_emulator/blobs", blobs)
         routes.add_post("/_emulator/faults", _endpoint(self.order_fault))
         routes.add_delete("/_emulator/faults", _endpoint(lambda _: self.clear_faults()))
@@ -141,6 +142,21 @@ class Control:
         technique = self._find_technique(wanted["technique_id"])
         runs = self._history.seed(technique, count=count, status=status, spacing=spacing)
         return {"run_ids": [run.run_id for run in runs]}
+
+    def add_technique(self, technique: Mapping[str, Any]) -> dict[str, Any]:
+        """Add a technique. It takes the place of those with its id or its slug.
+
+        :param technique: the technique, in the form in which Flora's API gives it.
+        :return: the technique as the emulator has it.
+        :raises ValueError: when it is not valid.
+        """
+        added = Technique.from_json(technique)
+        types = ("text", *EXTENSIONS)
+        for slot in added.outputs:
+            if slot.type not in types:
+                raise ValueError(f"type of {slot.id!r} is {slot.type!r}: an output is one of {', '.join(types)}")
+        self._catalogue.add(added)
+        return added.as_json()
 
     def change_technique(self, change: Mapping[str, Any]) -> dict[str, Any]:
         """Rename a technique, change its price, or delete it.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
@@ -28,6 +28,9 @@ from airflow_provider_flora.emulator.state.catalogue import Catalogue
 from airflow_provider_flora.emulator.state.clock import Clock
 from airflow_provider_flora.emulator.state.history import History
 from airflow_provider_flora.emulator.state.ledger import Ledger
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 API_KEY = "sk_test_emulator"
 WEBHOOK_SECRET = "whsec_emulator"  # noqa: S105  it guards nothing
@@ -132,6 +135,8 @@ class Emulator:
             lambda: self.api_key,
             rate_limit,
         )
+        self._history = history
+        self._runs = runs
         self._ledger = ledger
         self._webhooks = webhooks
         self._control = Control(
@@ -150,7 +155,7 @@ class Emulator:
         """The base URL of the API."""
         return f"{self.origin}/api/v1"
 
-    def start(self) -> Emulator:
+    def start(self) -> Self:
         """Serve until :meth:`stop`.
 
         :raises ModuleNotFoundError: when Pillow or PyAV is missing.
@@ -176,7 +181,7 @@ class Emulator:
             self._thread.join()
             self._thread = None
 
-    def __enter__(self) -> Emulator:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(
@@ -210,6 +215,36 @@ class Emulator:
     def reset(self) -> None:
         """Forget all state, changes of techniques and the ledger included; ``POST /_emulator/reset``."""
         self._call_on_its_thread(self._control.reset)
+
+    @property
+    def run_seconds(self) -> float:
+        """How long a run takes, give or take a tenth. Assign to it, and the next runs take as long."""
+        return self._history.run_seconds
+
+    @run_seconds.setter
+    def run_seconds(self, seconds: float) -> None:
+        self._history.run_seconds = seconds
+
+    @property
+    def cost_lag(self) -> float:
+        """Seconds after the end of a run until its charge is known. Assign to it to change it."""
+        return self._runs.cost_lag
+
+    @cost_lag.setter
+    def cost_lag(self, seconds: float) -> None:
+        self._runs.cost_lag = seconds
+
+    def add_technique(self, technique: Mapping[str, Any]) -> dict[str, Any]:
+        """Add a technique; ``PUT /_emulator/techniques``. It takes the place of those with its id or its slug.
+
+        :meth:`reset` removes it.
+
+        :param technique: the technique in the form in which Flora's API gives it: ``technique_id``, ``run_cost``
+            (USD), ``inputs`` and ``outputs``; optionally ``slug``, ``name`` and ``description``.
+        :return: the technique as the emulator has it.
+        :raises ValueError: when it is not valid.
+        """
+        return self._call_on_its_thread(lambda: self._control.add_technique(technique))
 
     def change_technique(self, technique_id: str, **changes: Any) -> dict[str, Any]:
         """Rename a technique, change its price, or delete it; ``POST /_emulator/techniques``.

@@ -15,6 +15,7 @@ _TEMPLATES = {
     "palette": "{colours}",
     "taglines": "1. {subject}, without the noise.\n2. Made for the second look.\n3. {verdict}",
 }
+_OF_ANY_OTHER = "{subject}. {verdict}"
 _VERDICTS = (
     "Less, and bolder.",
     "Keep the shadow; lose the clutter.",
@@ -39,6 +40,6 @@ def write_text(technique_slug: str, output_id: str, inputs: Iterable[Mapping[str
     chance = Random(repr([technique_slug, output_id, [(item["id"], item["value"]) for item in inputs]]))
     words = " / ".join(text_inputs(inputs).values())
     colours = ", ".join(f"#{chance.randrange(0x1000000):06x}" for _ in range(5))
-    return _TEMPLATES[output_id].format(
+    return _TEMPLATES.get(output_id, _OF_ANY_OTHER).format(
         subject=words or "the subject", verdict=chance.choice(_VERDICTS), colours=colours
     )

@@ -78,7 +78,7 @@ class RunOperations:
         self._keys = keys
         self._webhooks = webhooks
         self._reader = reader
-        self._cost_lag = cost_lag
+        self.cost_lag = cost_lag
         if pages not in PAGES:
             raise ValueError(f"pages is {pages!r}: it must be one of {', '.join(PAGES)}")
         self._pages = pages
@@ -156,7 +156,7 @@ class RunOperations:
         origin = f"http://{request.host}"
         return answer_json(
             {
-                "technique_runs": [run.as_history_item(moment, origin, self._cost_lag) for run in runs],
+                "technique_runs": [run.as_history_item(moment, origin, self.cost_lag) for run in runs],
                 "meta": {
                     "next_cursor": write_cursor("technique-runs", place) if more else None,
                     "total_estimate": total,
@@ -174,7 +174,7 @@ class RunOperations:
         raise bad_cursor()
 
     def _as_json(self, run: Run, request: web.Request) -> dict[str, Any]:
-        return run.as_json(self._clock.now(), f"http://{request.host}", self._cost_lag)
+        return run.as_json(self._clock.now(), f"http://{request.host}", self.cost_lag)
 
     async def _stream(self, run: Run, request: web.Request) -> web.StreamResponse:
         """Send the run as server-sent events: one at each change of status, and one a second, until it ends."""

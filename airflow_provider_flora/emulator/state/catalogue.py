@@ -5,7 +5,8 @@ Together they use every type of slot in both directions, and every mark that a s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 RUN_INPUT_TYPES = ("text", "imageUrl", "videoUrl")
@@ -29,6 +30,19 @@ class Slot:
     def as_json(self) -> dict[str, Any]:
         """The slot as JSON: fields without a value are left out."""
         return {name: value for name, value in vars(self).items() if value or name in ("id", "name", "type")}
+
+    @classmethod
+    def from_json(cls, slot: Any) -> Slot:
+        """Read a slot in the form of :meth:`as_json`. Fields that no slot has here are ignored.
+
+        :raises ValueError: when it is not valid.
+        """
+        if not isinstance(slot, Mapping):
+            raise ValueError(f"a slot is {slot!r}: it must be an object with an id and a type")
+        for name in ("id", "type"):
+            _check_text(slot, name)
+        known = {field.name: slot[field.name] for field in fields(cls) if slot.get(field.name) is not None}
+        return cls(**{"name": slot["id"], **known})
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,37 @@ class Technique:
             "inputs": [slot.as_json() for slot in self.inputs],
             "outputs": [slot.as_json() for slot in self.outputs],
         }
+
+    @classmethod
+    def from_json(cls, technique: Mapping[str, Any]) -> Technique:
+        """Read a technique in the form in which Flora's API gives it. Fields that none has here are ignored.
+
+        :raises ValueError: when it is not valid.
+        """
+        _check_text(technique, "technique_id")
+        technique_id, cost = technique["technique_id"], technique.get("run_cost")
+        if isinstance(cost, bool) or not isinstance(cost, (int, float)) or cost < 0:
+            raise ValueError(f"run_cost of {technique_id!r} is {cost!r}: it must be a number of USD")
+        slots = {}
+        for name in ("inputs", "outputs"):
+            if not isinstance(technique.get(name), list):
+                raise ValueError(
+                    f"{name} of {technique_id!r} is {technique.get(name)!r}: it must be a list of slots"
+                )
+            slots[name] = tuple(map(Slot.from_json, technique[name]))
+        return cls(
+            slug=technique.get("slug") or technique_id,
+            name=technique.get("name") or technique_id,
+            description=technique.get("description") or "",
+            run_cost=cost,
+            technique_id=technique_id,
+            **slots,
+        )
+
+
+def _check_text(fields: Mapping[str, Any], name: str) -> None:
+    if not isinstance(fields.get(name), str) or not fields[name]:
+        raise ValueError(f"{name} is {fields.get(name)!r}: it must be a text that is not empty")
 
 
 def _image(slot_id: str, name: str, **marks: Any) -> Slot:
@@ -281,6 +326,17 @@ class Catalogue:
         self._techniques[technique.technique_id] = changed
         self._index()
         return changed
+
+    def add(self, technique: Technique) -> None:
+        """Add this technique. It takes the place of those with its id or its slug.
+
+        :param technique: the technique.
+        """
+        for address in (technique.technique_id, technique.slug):
+            if (former := self.find(address)) is not None:
+                self.delete(former)
+        self._techniques[technique.technique_id] = technique
+        self._index()
 
     def delete(self, technique: Technique) -> None:
         """Delete this technique.

@@ -38,7 +38,7 @@ class History:
 
     def __init__(self, clock: Clock, *, run_seconds: float, list_lag: float, seed: int) -> None:
         self._clock = clock
-        self._run_seconds = run_seconds
+        self.run_seconds = run_seconds
         self._list_lag = list_lag
         self._seed = seed
         # Ids differ from one emulator to the next: a client that outlives one must not find another's runs.
@@ -81,7 +81,7 @@ class History:
         :param set_outputs: what it reports in place of its outputs.
         """
         self._newest = max(self._newest, int(self._clock.now()))
-        usual = 1000 * self._run_seconds * (1 + self._chance.uniform(-_VARIATION, _VARIATION))
+        usual = 1000 * self.run_seconds * (1 + self._chance.uniform(-_VARIATION, _VARIATION))
         duration = usual if seconds is None else 1000 * seconds
         return self._add(
             Run(
@@ -114,7 +114,7 @@ class History:
         seeded = []
         for place in range(count):
             created_at = now - round((count - 1 - place) * spacing)
-            ends = min(now, created_at + round(1000 * self._run_seconds))
+            ends = min(now, created_at + round(1000 * self.run_seconds))
             seeded.append(
                 self._add(
                     Run(

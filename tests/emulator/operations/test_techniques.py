@@ -128,6 +128,97 @@ def test_techniques_are_changed_over_http_and_a_reset_undoes_it(flora):
     assert flora.get("/techniques/slogans").status_code == 404
 
 
+MINE = {
+    "technique_id": "tech_mine",
+    "slug": "mine",
+    "name": "Mine",
+    "description": "A still of mine",
+    "run_cost": 0.3,
+    "inputs": [{"id": "prompt", "name": "Prompt", "type": "text", "optional": True}],
+    "outputs": [{"id": "image", "name": "Image", "type": "imageUrl", "specified_aspect_ratio": "1:1"}],
+}
+
+
+def test_an_added_technique_is_listed_and_runs_until_a_reset(flora):
+    assert flora.emulator.add_technique(MINE) == MINE
+    assert flora.get("/techniques/mine").json() == MINE
+    assert pages(flora, query="of mine") == [["tech_mine"]]
+    run = flora.run("mine", [])
+    assert flora.emulator.ledger()["charged_total"] == 0.3
+    assert flora.get(run["outputs"][0]["url"]).headers["content-type"] == "image/png"
+    flora.emulator.reset()
+    assert flora.get("/techniques/mine").status_code == 404
+
+
+def test_each_technique_that_is_listed_can_be_added(flora):
+    listed = flora.get("/techniques?limit=100").json()["techniques"]
+    flora.emulator.change_technique("wonder-fy", deleted=True)
+    for technique in listed:
+        assert flora.emulator.add_technique({**technique, "a_later_field": 1}) == technique
+    assert flora.get("/techniques?limit=100").json()["techniques"] == listed
+
+
+@pytest.mark.parametrize(
+    ("kind", "content_type"),
+    [
+        ("imageUrl", "image/png"),
+        ("videoUrl", "video/mp4"),
+        ("audioUrl", "audio/wav"),
+        ("documentUrl", "application/pdf"),
+    ],
+)
+def test_an_added_technique_has_outputs_of_each_type(flora, kind, content_type):
+    flora.emulator.add_technique(
+        {**MINE, "outputs": [{"id": "any", "type": kind, "specified_aspect_ratio": "3:7"}]}
+    )
+    file = flora.get(flora.run("mine", [])["outputs"][0]["url"])
+    assert (file.status_code, file.headers["content-type"]) == (200, content_type)
+
+
+def test_an_added_technique_takes_the_place_of_those_with_its_id_or_slug(flora):
+    flora.emulator.add_technique({**MINE, "technique_id": "tech_wonder-fy", "slug": "book-drop"})
+    assert flora.get("/techniques/book-drop").json()["technique_id"] == "tech_wonder-fy"
+    for address in ("wonder-fy", "tech_book-drop"):
+        assert flora.get(f"/techniques/{address}").status_code == 404
+
+
+def test_a_technique_is_added_over_http_with_what_it_must_have(flora):
+    least = {"technique_id": "tech_least", "run_cost": 0, "inputs": [], "outputs": [{"id": "text", "type": "text"}]}
+    answer = requests.put(f"{flora.emulator.origin}/_emulator/techniques", json=least, timeout=5)
+    assert answer.json() == {
+        **least,
+        "slug": "tech_least",
+        "name": "tech_least",
+        "description": "",
+        "outputs": [{"id": "text", "name": "text", "type": "text"}],
+    }
+    assert flora.run("tech_least", [])["outputs"][0]["url"].startswith("the subject. ")
+    assert flora.emulator.ledger()["charged_total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"technique_id": ""}, "technique_id is '': it must be a text"),
+        ({"run_cost": None}, "run_cost of 'tech_mine' is None: it must be a number"),
+        ({"run_cost": -1}, "run_cost of 'tech_mine' is -1"),
+        ({"run_cost": True}, "run_cost of 'tech_mine' is True"),
+        ({"inputs": None}, "inputs of 'tech_mine' is None: it must be a list of slots"),
+        ({"outputs": [{"id": "image"}]}, "type is None: it must be a text"),
+        (
+            {"outputs": [{"id": "image", "type": "fontUrl"}]},
+            "type of 'image' is 'fontUrl': an output is one of text",
+        ),
+        ({"outputs": ["image"]}, "a slot is 'image': it must be an object"),
+    ],
+)
+def test_what_is_no_technique_is_not_added(flora, change, message):
+    before = flora.get("/techniques?limit=100").json()
+    with pytest.raises(ValueError, match=message):
+        flora.emulator.add_technique({**MINE, **change})
+    assert flora.get("/techniques?limit=100").json() == before
+
+
 @pytest.mark.parametrize(
     ("order", "message"),
     [
