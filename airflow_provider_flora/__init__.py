@@ -16,17 +16,22 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient as FloraClient
     from airflow_provider_flora.api.errors import FloraAnswerError as FloraAnswerError
     from airflow_provider_flora.api.errors import FloraAnswerSizeError as FloraAnswerSizeError
+    from airflow_provider_flora.api.errors import FloraAPICreditsError as FloraAPICreditsError
     from airflow_provider_flora.api.errors import FloraAPIError as FloraAPIError
     from airflow_provider_flora.api.errors import FloraBatchError as FloraBatchError
+    from airflow_provider_flora.api.errors import FloraBudgetError as FloraBudgetError
     from airflow_provider_flora.api.errors import FloraConnectionError as FloraConnectionError
+    from airflow_provider_flora.api.errors import FloraCreditsError as FloraCreditsError
     from airflow_provider_flora.api.errors import FloraDownloadError as FloraDownloadError
     from airflow_provider_flora.api.errors import FloraError as FloraError
     from airflow_provider_flora.api.errors import FloraFileError as FloraFileError
     from airflow_provider_flora.api.errors import FloraInputError as FloraInputError
     from airflow_provider_flora.api.errors import FloraInternalError as FloraInternalError
+    from airflow_provider_flora.api.errors import FloraLimitError as FloraLimitError
     from airflow_provider_flora.api.errors import FloraNotStoredError as FloraNotStoredError
     from airflow_provider_flora.api.errors import FloraParameterError as FloraParameterError
     from airflow_provider_flora.api.errors import FloraPriceError as FloraPriceError
+    from airflow_provider_flora.api.errors import FloraRunCreditsError as FloraRunCreditsError
     from airflow_provider_flora.api.errors import FloraRunFailedError as FloraRunFailedError
     from airflow_provider_flora.api.errors import FloraRunTimeoutError as FloraRunTimeoutError
     from airflow_provider_flora.api.errors import FloraSettingsError as FloraSettingsError

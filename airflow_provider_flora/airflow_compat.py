@@ -7,21 +7,38 @@ common-compat provider is not used: the versions installed with older Airflows l
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib import import_module
+from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+    from pathlib import Path
+
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity as DagAccessEntity
     from airflow.api_fastapi.core_api.security import get_user as get_user
     from airflow.api_fastapi.core_api.security import requires_access_dag as requires_access_dag
+    from airflow.assets.manager import asset_manager as asset_manager
+    from airflow.cli.cli_config import ActionCommand as ActionCommand
+    from airflow.cli.cli_config import GroupCommand as GroupCommand
+    from airflow.dag_processing.dagbag import DagBag as DagBag
+    from airflow.listeners import hookimpl as hookimpl
+    from airflow.models.asset import AssetEvent as AssetEvent
+    from airflow.models.asset import AssetModel as AssetModel
+    from airflow.models.dagrun import DagRun as DagRun
     from airflow.models.renderedtifields import RenderedTaskInstanceFields as RenderedTaskInstanceFields
     from airflow.models.task_state_store import TaskStateStoreModel as TaskStateStoreModel
     from airflow.models.taskinstance import TaskInstance as TaskInstance
     from airflow.models.xcom import XComModel as XComModel
     from airflow.plugins_manager import AirflowPlugin as AirflowPlugin
+    from airflow.providers.openlineage.extractors import OperatorLineage as OperatorLineage
     from airflow.providers.standard.operators.hitl import HITLOperator as HITLOperator
     from airflow.sdk import Asset as Asset
     from airflow.sdk import BaseHook as BaseHook
+    from airflow.sdk import BaseNotifier as BaseNotifier
     from airflow.sdk import BaseOperator as BaseOperator
     from airflow.sdk import BaseOperatorLink as BaseOperatorLink
     from airflow.sdk import BaseSensorOperator as BaseSensorOperator
@@ -30,7 +47,13 @@ if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath as ObjectStoragePath
     from airflow.sdk import Param as Param
     from airflow.sdk import PokeReturnValue as PokeReturnValue
+    from airflow.sdk import XComArg as XComArg
+    from airflow.sdk.bases.decorator import DecoratedOperator as DecoratedOperator
+    from airflow.sdk.bases.decorator import Task as Task
+    from airflow.sdk.bases.decorator import determine_kwargs as determine_kwargs
+    from airflow.sdk.bases.decorator import task_decorator_factory as task_decorator_factory
     from airflow.sdk.configuration import conf as conf
+    from airflow.sdk.definitions.param import DagParam as DagParam
     from airflow.sdk.definitions.param import ParamsDict as ParamsDict
     from airflow.sdk.exceptions import AirflowException as AirflowException
     from airflow.sdk.exceptions import AirflowFailException as AirflowFailException
@@ -42,19 +65,30 @@ if TYPE_CHECKING:
     from airflow.sdk.exceptions import TaskDeferred as TaskDeferred
     from airflow.sdk.execution_time.context import NEVER_EXPIRE as NEVER_EXPIRE
     from airflow.sdk.execution_time.xcom import XCom as XCom
+    from airflow.sdk.observability.stats import Stats as Stats
     from airflow.sdk.types import TaskInstanceKey as TaskInstanceKey
+    from airflow.state import TaskScope as TaskScope
+    from airflow.state import get_state_backend as get_state_backend
+    from airflow.triggers.base import BaseEventTrigger as BaseEventTrigger
     from airflow.triggers.base import BaseTrigger as BaseTrigger
     from airflow.triggers.base import TriggerEvent as TriggerEvent
+    from airflow.utils.net import get_hostname as get_hostname
     from airflow.utils.session import create_session as create_session
 
 _EXCEPTIONS = ("airflow.sdk.exceptions", "airflow.exceptions")
 _API_SECURITY = "airflow.api_fastapi.core_api.security"
+_DECORATORS = ("airflow.sdk.bases.decorator", "airflow.decorators.base")
 
 PLACES: dict[str, tuple[str, ...]] = {
     # The modules that hold a name; ":Dataset" where it has another name there.
+    "ActionCommand": ("airflow.cli.cli_config",),
     "AirflowPlugin": ("airflow.plugins_manager",),
     "Asset": ("airflow.sdk", "airflow.datasets:Dataset"),
+    "AssetEvent": ("airflow.models.asset",),  # Airflow 3
+    "AssetModel": ("airflow.models.asset",),  # Airflow 3
+    "BaseEventTrigger": ("airflow.triggers.base",),  # Airflow 3
     "BaseHook": ("airflow.sdk", "airflow.hooks.base"),
+    "BaseNotifier": ("airflow.sdk", "airflow.notifications.basenotifier"),
     "BaseOperator": ("airflow.sdk", "airflow.models.baseoperator"),
     "BaseOperatorLink": ("airflow.sdk", "airflow.models.baseoperatorlink"),
     "BaseSensorOperator": ("airflow.sdk", "airflow.sensors.base"),
@@ -62,22 +96,38 @@ PLACES: dict[str, tuple[str, ...]] = {
     "Connection": ("airflow.sdk", "airflow.models.connection"),
     "Context": ("airflow.sdk", "airflow.utils.context"),
     "DagAccessEntity": ("airflow.api_fastapi.auth.managers.models.resource_details",),  # Airflow 3
+    "DagBag": ("airflow.dag_processing.dagbag", "airflow.models.dagbag"),
+    "DagParam": ("airflow.sdk.definitions.param", "airflow.models.param"),
+    "DagRun": ("airflow.models.dagrun",),
+    "DecoratedOperator": _DECORATORS,
+    "GroupCommand": ("airflow.cli.cli_config",),
     "NEVER_EXPIRE": ("airflow.sdk.execution_time.context",),  # Airflow 3.3 and later
     "ObjectStoragePath": ("airflow.sdk", "airflow.io.path"),
+    "OperatorLineage": ("airflow.providers.openlineage.extractors",),  # if the provider for OpenLineage is there
     "Param": ("airflow.sdk", "airflow.models.param"),
     "ParamsDict": ("airflow.sdk.definitions.param", "airflow.models.param"),
     "PokeReturnValue": ("airflow.sdk", "airflow.sensors.base"),
     "RenderedTaskInstanceFields": ("airflow.models.renderedtifields",),
+    "Stats": ("airflow.sdk.observability.stats", "airflow.stats"),  # there since Airflow 3.2
+    "Task": _DECORATORS,
     "TaskInstance": ("airflow.models.taskinstance",),
     "TaskInstanceKey": ("airflow.sdk.types", "airflow.models.taskinstancekey"),
+    "TaskScope": ("airflow.state",),  # Airflow 3.3 and later
     "TaskStateStoreModel": ("airflow.models.task_state_store",),  # Airflow 3.3 and later
     "TriggerEvent": ("airflow.triggers.base",),
     "XCom": ("airflow.sdk.execution_time.xcom", "airflow.models.xcom"),
-    "XComModel": ("airflow.models.xcom",),  # Airflow 3
+    "XComArg": ("airflow.sdk", "airflow.models.xcom_arg"),
+    "asset_manager": ("airflow.assets.manager",),  # Airflow 3
     "conf": ("airflow.sdk.configuration", "airflow.configuration"),
     "create_session": ("airflow.utils.session",),
+    "determine_kwargs": ("airflow.sdk.bases.decorator", "airflow.utils.operator_helpers"),
+    "get_hostname": ("airflow.utils.net",),
+    "XComModel": ("airflow.models.xcom", "airflow.models.xcom:BaseXCom"),
+    "get_state_backend": ("airflow.state",),  # Airflow 3.3 and later
     "get_user": (_API_SECURITY,),  # Airflow 3
+    "hookimpl": ("airflow.listeners",),
     "requires_access_dag": (_API_SECURITY,),  # Airflow 3
+    "task_decorator_factory": _DECORATORS,
     "AirflowException": _EXCEPTIONS,
     "AirflowFailException": _EXCEPTIONS,
     "AirflowNotFoundException": _EXCEPTIONS,
@@ -102,7 +152,7 @@ if not TYPE_CHECKING:
             except AttributeError:
                 continue
             except ModuleNotFoundError as error:
-                if error.name not in (path, "airflow.sdk"):
+                if not f"{path}.".startswith(f"{error.name}."):
                     raise  # the module exists, but one of its own imports does not
                 continue
             globals()[name] = found
@@ -129,6 +179,26 @@ async def get_async_connection(conn_id: str, hook: type[BaseHook]) -> Connection
     return await sync_to_async(hook.get_connection)(conn_id)
 
 
+@contextmanager
+def connections_of_the_database() -> Iterator[None]:
+    """Let a script read the connections in Airflow's database, as ``airflow connections test`` does.
+
+    On Airflow 3 a script has those of the environment and of secrets backends only.
+    """
+    import os
+
+    name = "_AIRFLOW_PROCESS_CONTEXT"
+    before = os.environ.get(name)
+    os.environ[name] = "server"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def airflow_is_at_least(major: int, minor: int) -> bool:
     """Whether this Airflow has that version or a later one."""
     from airflow import __version__
@@ -147,6 +217,39 @@ def push_xcom(ti: Any, key: str, value: Any) -> None:
         ti.xcom_push(key=key, value=value)
 
 
+def is_dag_test(ti: Any) -> bool:
+    """Whether a task runs in ``airflow dags test``, ``airflow tasks test`` or ``dag.test()``.
+
+    :param ti: its task instance.
+    """
+    if airflow_is_at_least(3, 0):
+        from airflow.sdk.execution_time import task_runner
+
+        # Other tasks talk to a supervisor in another process.
+        comms = getattr(task_runner, "SUPERVISOR_COMMS", None)
+        return type(comms).__name__ == "InProcessSupervisorComms"
+    return bool(getattr(ti, "test_mode", False)) or getattr(ti, "job_id", 0) is None  # a job runs all other tasks
+
+
+def states_of_tasks(ti: Any, task_ids: Sequence[str]) -> dict[str, str | None]:
+    """Return the states of a DAG run's task instances, by Airflow's names for them: ``relight_3`` of a mapped task.
+
+    :param ti: the task instance that asks, of the same DAG run.
+    """
+    if airflow_is_at_least(3, 0):
+        found = ti.get_task_states(dag_id=ti.dag_id, task_ids=[*task_ids], run_ids=[ti.run_id])
+        return dict(found.get(ti.run_id) or {})
+    from airflow_provider_flora.airflow_compat import TaskInstance, create_session
+
+    model: Any = TaskInstance
+    with create_session() as session:
+        columns = (model.task_id, model.map_index, model.state)
+        rows = session.query(*columns).filter(
+            model.dag_id == ti.dag_id, model.run_id == ti.run_id, model.task_id.in_([*task_ids])
+        )
+        return {task_id if index < 0 else f"{task_id}_{index}": state for task_id, index, state in rows}
+
+
 def find_hitl_operator() -> type[HITLOperator]:
     """Return Airflow's human-in-the-loop operator.
 
@@ -156,20 +259,73 @@ def find_hitl_operator() -> type[HITLOperator]:
         from airflow.providers.standard.operators.hitl import HITLOperator
 
         return HITLOperator
+    from airflow_provider_flora.airflow_compat import BaseOperator
+
+    return _without_instances(BaseOperator, "3.1 or newer, which has human-in-the-loop tasks")
+
+
+def find_event_trigger() -> type[BaseEventTrigger]:
+    """Return the base class of triggers that make asset events.
+
+    On Airflow 2 it is a class without instances, so that a module with a subclass of it can be imported.
+    """
+    if airflow_is_at_least(3, 0):
+        from airflow_provider_flora.airflow_compat import BaseEventTrigger
+
+        return BaseEventTrigger
+    from airflow_provider_flora.airflow_compat import BaseTrigger
+
+    return _without_instances(BaseTrigger, "3.0 or newer, which has asset watchers")
+
+
+def _without_instances(base: Any, needs: str) -> type[Any]:
+    """Return a class in place of one that this Airflow does not have."""
     from airflow import __version__
     from airflow.exceptions import AirflowOptionalProviderFeatureException
 
-    from airflow_provider_flora.airflow_compat import BaseOperator
-
-    class MissingHITLOperator(BaseOperator):
+    class Missing(base):  # type: ignore[misc]
         def __init__(self, **_: Any) -> None:
             raise AirflowOptionalProviderFeatureException(
-                f"{type(self).__name__} needs Airflow 3.1 or newer, which has human-in-the-loop tasks. This is "
-                f"Airflow {__version__}."
+                f"{type(self).__name__} needs Airflow {needs}. This is Airflow {__version__}."
             )
 
-    stand_in: Any = MissingHITLOperator
-    return stand_in  # type: ignore[no-any-return]
+    return Missing
+
+
+def asset_state_stores(trigger: BaseEventTrigger) -> list[Any]:
+    """Return the state store of each asset that an event trigger watches for, with ``aget`` and ``aset``.
+
+    Before Airflow 3.3 there are none, and where a test runs a trigger by itself. Watchers with equal arguments
+    share a trigger, whatever their assets: then Airflow's own accessor names none of them.
+    """
+    stores = getattr(trigger, "asset_state_store", None)
+    return [] if stores is None else [*stores._by_name.values(), *stores._by_uri.values()]
+
+
+def change_asset_state(asset: Any, key: str, change: Callable[[Any], Any]) -> None:
+    """Change a value in an asset's state store, in the transaction in which Airflow stores an event of the asset.
+
+    For listeners of asset events in the triggerer. That stores an event in the session of its thread. Where an
+    event is stored in another session, there is no transaction to take part in, and nothing is changed. Airflow
+    3.3.
+
+    :param change: returns the new value, plain JSON, for the one that is stored, or for ``None``.
+    """
+    import json
+
+    from airflow.models.asset import AssetModel
+    from airflow.state import AssetScope, get_state_backend
+    from sqlalchemy import select
+
+    session = import_module("airflow.settings").Session()
+    if not session.in_transaction():
+        return
+    its_id = select(AssetModel.id).where(AssetModel.name == asset.name, AssetModel.uri == asset.uri)
+    with session.begin_nested():  # an error in here must not prevent that the event is stored
+        scope, backend = AssetScope(asset_id=session.scalar(its_id)), get_state_backend()
+        stored = backend.get(scope, key, session=session)
+        value = change(None if stored is None else json.loads(stored))
+        backend.set(scope, key, json.dumps(value), session=session)
 
 
 def response_timeout_name() -> str:
@@ -211,3 +367,128 @@ def pauses() -> tuple[type[TaskDeferred | TaskAwaitingInput], ...]:
 
     names = ("TaskDeferred", "TaskAwaitingInput")
     return tuple(getattr(airflow_compat, name) for name in names if hasattr(airflow_compat, name))
+
+
+def store_dags(bag: DagBag, bundle_name: str) -> None:
+    """Write the DAGs of a bag to the database, as the DAG processor does.
+
+    :param bundle_name: the DAG bundle that they belong to, one of Airflow's configuration. Airflow 2.11 has none.
+    """
+    stored: Any = bag
+    if not airflow_is_at_least(3, 0):
+        stored.sync_to_db()
+        return
+    manager: Any = import_module("airflow.dag_processing.bundles.manager")
+    manager.DagBundlesManager().sync_bundles_to_db()
+    if airflow_is_at_least(3, 1):
+        import_module(type(bag).__module__).sync_bag_to_db(bag, bundle_name, None)
+    else:
+        stored.sync_to_db(bundle_name, None)
+
+
+def prepare_to_test_dags() -> None:
+    """Import what :func:`test_dag` needs, and make the API server that it has in the process. Opens no database."""
+    from airflow_provider_flora.airflow_compat import DagBag  # noqa: F401  a bare name would not be looked up
+
+    if airflow_is_at_least(3, 0):
+        import asyncio
+
+        import httpx
+        from airflow.sdk.execution_time.supervisor import in_process_api_server
+
+        async def get_health(app: Any) -> None:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+                await client.get("/health")
+
+        asyncio.run(get_health(in_process_api_server().app))  # the first request makes the routes
+
+
+def test_dag(
+    dag: Any, conf: dict[str, Any], on_task: Callable[[Any], AbstractContextManager[None]], **date: datetime | None
+) -> None:
+    """Run a DAG with Airflow's ``dag.test()``: its tasks and their triggers, one after the other, in this process.
+
+    :param conf: the DAG run's.
+    :param on_task: is given the task instance of each attempt, and is entered while that runs.
+    :param date: the ``logical_date``; without it, now. On Airflow 2.11 it cannot be ``None``.
+    """
+    # Where Airflow looks up the function that runs one attempt. Its listeners are not told of each.
+    names = unwrap(type(dag).test).__globals__
+    run_task = names["_run_task"]
+
+    def run_watched_task(*, ti: Any, **options: Any) -> Any:
+        with on_task(ti):
+            return run_task(ti=ti, **options)
+
+    names["_run_task"] = run_watched_task
+    try:
+        if not airflow_is_at_least(3, 0):
+            date = {"execution_date": date["logical_date"]} if date else {}
+        dag.test(run_conf=conf, **date)
+    finally:
+        names["_run_task"] = run_task
+
+
+def make_dag_bag() -> DagBag:
+    """Return Airflow's collection of DAGs, with none in it.
+
+    A file that ends the process, as it would Airflow 2's DAG processor, is one with an error. A DAG that a file
+    imports from another file is that other file's: the DAG processor has a bag for each file, and it is in both.
+    """
+    import sys
+    import traceback
+
+    from airflow_provider_flora.airflow_compat import DagBag
+
+    class PatientDagBag(DagBag):
+        def process_file(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return super().process_file(filepath, *args, **kwargs)  # type: ignore[no-untyped-call]
+            except (Exception, SystemExit):
+                self.import_errors[str(filepath)] = traceback.format_exc()
+                return []
+
+        def bag_dag(self, dag: Any, *args: Any, **kwargs: Any) -> None:
+            known = self.dags.get(dag.dag_id)
+            if known is not None and known.fileloc != dag.fileloc:
+                # Airflow parses files under names of its own: one with another name was imported.
+                imported = {
+                    getattr(module, "__file__", None)
+                    for name, module in [*sys.modules.items()]
+                    if not name.startswith("unusual_prefix_")
+                }
+                if known.fileloc in imported:
+                    return
+                if dag.fileloc in imported:
+                    del self.dags[dag.dag_id]
+            super().bag_dag(dag, *args, **kwargs)
+
+    return PatientDagBag(collect_dags=False)
+
+
+def collect_dags(bag: DagBag, path: Path) -> None:
+    """Parse a DAG file, or those that Airflow finds in a folder, as its DAG processor does.
+
+    Before Airflow 3.2, Airflow's own examples would come with them.
+    """
+    from inspect import signature
+
+    has_examples = "include_examples" in signature(bag.collect_dags).parameters
+    without: dict[str, Any] = {"include_examples": False} if has_examples else {}
+    bag.collect_dags(str(path), **without)
+
+
+def expand_value_of(mapped: Any) -> Any:
+    """Return what a mapped task or task group is mapped over: as ``expand`` or ``expand_kwargs`` got it."""
+    get = getattr(mapped, "_get_specified_expand_input", None)
+    return (get() if get else mapped._expand_input).value
+
+
+def unmap(task: Any, kwargs: dict[str, Any]) -> BaseOperator:
+    """Return the operator that a mapped task is for some of what it is mapped over.
+
+    :param kwargs: that part. Those of a decorated task are its function's.
+    """
+    is_decorated = task._expand_input_attr == "op_kwargs_expand_input"
+    operator: BaseOperator = task.unmap({"op_kwargs": kwargs} if is_decorated else kwargs)
+    return operator

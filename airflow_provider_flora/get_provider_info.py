@@ -1,4 +1,7 @@
-"""The provider's description for Airflow's entry point. Imported often, so it imports little."""
+"""The provider's description for Airflow's entry point. Imported often, so it imports little.
+
+Each Airflow has a schema for it. An older one does not have all keys below, and ignores those.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,38 @@ CONNECTION_FORM: dict[str, Any] = {
     },
 }
 
+HOW_TO_GUIDES = ("operator", "decorator", "batch", "choose", "uploads", "downloads", "sensor", "events", "hook")
+"""The pages in ``docs`` about what the provider adds to a DAG."""
+
+
+def _modules(room: str, *names: str) -> list[dict[str, Any]]:
+    return [
+        {"integration-name": "Flora", "python-modules": [f"airflow_provider_flora.{room}.{name}" for name in names]}
+    ]
+
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's connection type, its form, its extra links and its plugin."""
+    """Return what the provider has: its connection type with a form, operators and the like, links, a plugin."""
     return {
         "package-name": "airflow-provider-flora",
         "name": "Flora",
         "description": "`Flora <https://flora.ai>`__ runs techniques: saved creative workflows.",
         "versions": [airflow_provider_flora.__version__],
+        "integrations": [
+            {
+                "integration-name": "Flora",
+                "external-doc-url": "https://flora.ai",
+                "how-to-guide": [f"/docs/{page}.rst" for page in HOW_TO_GUIDES],
+                "tags": ["service", "ai"],
+            }
+        ],
+        "operators": _modules("operators", "flora", "batch", "choose", "uploads", "downloads"),
+        "sensors": _modules("sensors", "flora"),
+        "hooks": _modules("hooks", "flora"),
+        "triggers": _modules("triggers", "flora", "batch", "runs"),
+        "task-decorators": [
+            {"name": "flora_technique", "class-name": "airflow_provider_flora.decorators.flora.flora_technique"},
+        ],
         "connection-types": [
             {
                 "connection-type": "flora",
@@ -57,6 +84,8 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_provider_flora.links.flora.FloraTechniqueLink",
             "airflow_provider_flora.links.flora.FloraOutputsLink",
         ],
+        "notifications": ["airflow_provider_flora.notifications.credits.FloraCreditsNotifier"],
+        "cli": ["airflow_provider_flora.cli.definition.get_flora_cli_commands"],
         "plugins": [
             {"name": "flora", "plugin-class": "airflow_provider_flora.plugins.flora_plugin.FloraPlugin"},
         ],

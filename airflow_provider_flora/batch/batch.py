@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
+from airflow_provider_flora import metrics
 from airflow_provider_flora.api import waiting
-from airflow_provider_flora.api.errors import FloraBatchError, FloraError, Remedy
+from airflow_provider_flora.api.errors import FloraBatchError, FloraBudgetError, FloraError, FloraPriceError, Remedy
 from airflow_provider_flora.batch.entries import (
     COMPLETED,
     FAILED,
@@ -44,19 +45,22 @@ from airflow_provider_flora.batch.running import Parameters, Running
 from airflow_provider_flora.files.downloads.destination import Destination
 from airflow_provider_flora.files.downloads.downloads import Downloads
 from airflow_provider_flora.files.listing import Listing
+from airflow_provider_flora.runs.limits import Limits, warn_in_tests
 from airflow_provider_flora.runs.record import digests_differ
 from airflow_provider_flora.runs.techniques import RecentTechnique
 from airflow_provider_flora.task.attempt import Attempt
 from airflow_provider_flora.task.state import PROGRESS, save, store_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from airflow_provider_flora.api.client import FloraClient
     from airflow_provider_flora.api.models import Technique
     from airflow_provider_flora.api.settings import ClientSettings
+    from airflow_provider_flora.runs.dag_run_budget import Share
     from airflow_provider_flora.runs.gate import SettingsReader
     from airflow_provider_flora.task.log import Log
+    from airflow_provider_flora.task.rules import ConnectionRules
 
 NAMED_PROBLEMS = 20
 NAMED_ROWS = 100
@@ -79,6 +83,7 @@ class Order:
     max_failed_rows: int | str
     max_run_cost: float | None
     max_total_cost: float | None
+    max_dag_run_cost: float | None
 
 
 class Batch:
@@ -87,7 +92,9 @@ class Batch:
     :param make_client: makes a client; several threads use one each.
     :param read_settings: reads the connection, for the watcher.
     :param on_technique: receives the technique before the checks.
+    :param rules: those of the connection.
     :param was_deferred: whether the task was resumed: the rows have been checked.
+    :param share: the task's share of its DAG run's budget, if that has one.
     """
 
     def __init__(
@@ -99,15 +106,19 @@ class Batch:
         make_client: Callable[[], FloraClient],
         read_settings: SettingsReader,
         on_technique: Callable[[ClientSettings, Technique], None],
+        rules: ConnectionRules,
         was_deferred: bool,
+        share: Share | None,
         log: Log,
     ) -> None:
         self._order = order
+        self._share = share
         self._of = parameters
         self._context = context
         self._make_client = make_client
         self._read_settings = read_settings
         self._on_technique = on_technique
+        self._rules = rules
         self._was_deferred = was_deferred
         self._log = log
         attempt = Attempt.of(context)
@@ -155,6 +166,9 @@ class Batch:
                 raise self._refuse(problems, lines)
             if to_start and not self._was_deferred:
                 budget.check(technique, len(to_start))
+                warn_in_tests(self._context, technique, client, self._log, len(to_start))
+            if self._share is not None:
+                self._ask(self._share, budget, technique, len(to_start))
         completed = [entry.row_id for entry in self.entries if entry.line and entry.line["status"] == COMPLETED]
         # Without reuse, only a record shows after a clear that a row's run was not delivered yet.
         journal.begin(technique.technique_id, completed if self._order.reuse else ())
@@ -167,6 +181,7 @@ class Batch:
             manifest=self._manifest,
             lines=self._lines,
             budget=budget,
+            limits=Limits.of(self._context, self._rules, self._of.conn_id, self._of.technique_id),
             make_client=self._make_client,
             read_settings=self._read_settings,
             make_technique=lambda client: RecentTechnique(client, self._of.technique_id),
@@ -187,6 +202,26 @@ class Batch:
         order = self._order
         spent = self._sum_up(technique)
         return Budget(self._of.technique_id, order.max_run_cost, order.max_total_cost, spent)
+
+    def _ask(self, share: Share, budget: Budget, technique: Technique, rows: int) -> None:
+        """Ask once for all rows that are to start. A refusal ends the starts: what runs is brought home first.
+
+        A task that resumes has what it was granted. It asks again only if that is too little.
+        """
+        limit, price = self._order.max_dag_run_cost, technique.run_cost
+        if not self._was_deferred:
+            share.presume((price or 0.0) * len(self.entries))
+            if share.is_new_execution:
+                share.move_on()
+            share.settle(budget.planned)
+        try:
+            if rows:
+                share.reserve(price, limit, self._of.technique_id, runs=rows, spent=budget.planned)
+        except (FloraBudgetError, FloraPriceError) as error:
+            share.settle(budget.planned)
+            budget.error = error
+        if limit is not None:
+            budget.granted = share.reserved
 
     def _sum_up(self, technique: Technique) -> float:
         """Return what this execution has paid for the rows that are over. A cost that is missing is the price."""
@@ -276,7 +311,7 @@ class Batch:
             line = {"row_id": row_id, "status": FAILED, "error": error}
             written.append((positions[row_id] or 0, self._remember(line, lines)))
         self._manifest.write(line for _, line in sorted(written, key=itemgetter(0)))
-        named = "".join(f"\n  - {_name(problem)}: {problem.message}" for problem in problems[:NAMED_PROBLEMS])
+        named = "".join(f"\n  - {problem}" for problem in problems[:NAMED_PROBLEMS])
         more = f"\n  and {len(problems) - NAMED_PROBLEMS:,} more" if len(problems) > NAMED_PROBLEMS else ""
         count = "1 mistake" if len(problems) == 1 else f"{len(problems):,} mistakes"
         return FloraBatchError(
@@ -307,6 +342,8 @@ class Batch:
         running = self._running
         assert running is not None  # noqa: S101
         self._fill_in_costs()
+        if self._share is not None:
+            self._share.settle(self._budget.planned)
         counts = running.count()
         line = describe(counts, self._budget.spent)
         self._log.info("%s. Manifest: %s", line, self._manifest.uri)
@@ -335,6 +372,15 @@ class Batch:
         """Return the ids of rows that this execution has completed, up to :data:`NAMED_ROWS`."""
         lines = [entry.line for entry in self.entries if entry.line is not None]
         return [line["row_id"] for line in lines if line["status"] == COMPLETED and not line["reused"]][:NAMED_ROWS]
+
+    def lines(self) -> Iterator[Mapping[str, Any]]:
+        """Iterate over the lines of the manifest."""
+        return (entry.line for entry in self.entries if entry.line is not None)
+
+    @property
+    def technique_name(self) -> str:
+        """The technique's name."""
+        return self._technique.name
 
     @property
     def manifest_uri(self) -> str:
@@ -397,6 +443,7 @@ class Batch:
         }
         if not missing:
             return
+        late = [*missing.values()]
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_delay(waiting.COST_GRACE),
             wait=tenacity.wait_fixed(1.0),
@@ -410,6 +457,8 @@ class Batch:
             self._log.warning("Could not ask for the costs that are missing: %s", error)
         self._budget.spent = self._sum_up(self._technique)
         self._manifest.write(entry.line for entry in self.entries if entry.line is not None)
+        for line in late:
+            metrics.count_cost(line["charged_cost"], self._of.technique_id)
 
     def _ask_for_costs(self, client: FloraClient, missing: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Add to lines the costs that the history shows. Return the lines that still have none."""
@@ -424,9 +473,3 @@ class Batch:
 
 def _digest(parts: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _name(problem: RowProblem) -> str:
-    where = [f"row {problem.row_id!r}"] if problem.row_id is not None else []
-    where += [f"position {problem.position}"] if problem.position is not None else []
-    return ", ".join(where) or "the rows"

@@ -118,7 +118,9 @@ class Lines:
     def failed(
         self, entry: Entry, error: FloraError, run: Run | None = None, status: str = FAILED
     ) -> dict[str, Any]:
-        """Return the line of a row that did not complete."""
+        """Return the line of a row that did not complete. It is unknown if its run may be charged all the same."""
+        if run is not None and not run.completed and run.status != FAILED:
+            status = UNKNOWN
         parts = self._value(run) if run is not None else {"run_id": error.run_id}
         described = {
             "code": error.code or error.kind,

@@ -203,6 +203,16 @@ class Journal:
         if self._is_closed:
             raise FloraNotStoredError("This attempt is over. The next one goes on.")
 
+    @property
+    def taken(self) -> int:
+        """The number of the record that was taken last."""
+        return self._taken
+
+    @property
+    def stored(self) -> int:
+        """The number of the last record that is stored, and with it all before."""
+        return self._stored
+
     def close(self) -> None:
         """Refuse intents from now on, since another attempt may begin."""
         self._is_closed = True

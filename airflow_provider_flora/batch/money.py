@@ -5,8 +5,14 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from airflow_provider_flora.api.errors import FloraBatchError, FloraPriceError, Remedy
-from airflow_provider_flora.runs.techniques import check_price
+from airflow_provider_flora.api.errors import (
+    FloraBatchError,
+    FloraBudgetError,
+    FloraError,
+    FloraPriceError,
+    Remedy,
+)
+from airflow_provider_flora.runs.techniques import check_price, exceeds
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Technique
@@ -25,8 +31,10 @@ class Budget:
         self, technique_id: str, max_run_cost: float | None, max_total_cost: float | None, spent: float = 0.0
     ) -> None:
         self.spent = spent
-        self.error: FloraBatchError | None = None
-        """The error that says that the limit is reached, if it is."""
+        self.granted: float | None = None
+        """USD that the execution may spend of the DAG run's budget; ``None`` if that has no limit."""
+        self.error: FloraError | None = None
+        """The error that says that a limit is reached, if it is."""
         self._technique_id = technique_id
         self._max_run_cost = max_run_cost
         self._max_total_cost = max_total_cost
@@ -45,9 +53,9 @@ class Budget:
         :raises FloraBatchError: all of them cost more than ``max_total_cost``.
         """
         price = self._price(technique)
-        total = self._planned() + rows * price
+        total = self.planned + rows * price
         if self._exceeds(total):
-            before = f" and {self._planned():.2f} USD before them" if self._planned() else ""
+            before = f" and {self.planned:.2f} USD before them" if self.planned else ""
             raise FloraBatchError(
                 f"{rows:,} rows cost {rows * price:.2f} USD ({price:g} USD each){before}, more than "
                 f"max_total_cost={self._max_total_cost:g} USD. Nothing was started now. Raise max_total_cost, or "
@@ -60,16 +68,25 @@ class Budget:
 
         :raises FloraPriceError: it costs more than ``max_run_cost``.
         :raises FloraBatchError: with it, the execution would spend more than ``max_total_cost``.
+        :raises FloraBudgetError: with it, the execution would spend more than the DAG run's budget allows it.
         """
         price = self._price(technique)
         with self._lock:
-            others = self._planned() - self._reserved.get(row_id, 0.0)
+            others = self.planned - self._reserved.get(row_id, 0.0)
             if self._exceeds(others + price):
                 self.error = FloraBatchError(
                     f"With the next run, {others + price:.2f} USD would be spent, more than max_total_cost="
                     f"{self._max_total_cost:g} USD. No further row is started. Raise max_total_cost and clear the "
                     "task: what is completed is not paid again.",
                     Remedy.GIVE_UP,
+                )
+                raise self.error
+            if self.granted is not None and exceeds(others + price, self.granted):
+                self.error = FloraBudgetError(
+                    f"With the next run, {others + price:.2f} USD would be spent, more than the {self.granted:.2f} "
+                    "USD of max_dag_run_cost that were granted: the price has risen, or Flora has charged more. No "
+                    "further row is started. A retry asks again, for the rows that are left.",
+                    Remedy.RETRY_LATER,
                 )
                 raise self.error
             self._reserved[row_id] = price
@@ -89,10 +106,11 @@ class Budget:
             self.spent += price if cost is None else cost
 
     def _exceeds(self, total: float) -> bool:
-        # Sums of floats are not exact: 0.1 + 0.1 + 0.1 > 0.3.
-        return self._max_total_cost is not None and round(total - self._max_total_cost, 6) > 0
+        return self._max_total_cost is not None and exceeds(total, self._max_total_cost)
 
-    def _planned(self) -> float:
+    @property
+    def planned(self) -> float:
+        """USD that the execution has spent, or may have spent."""
         return self.spent + sum(self._reserved.values())
 
     def _price(self, technique: Technique) -> float:

@@ -59,6 +59,11 @@ class RowProblem:
     row_id: str | None
     message: str
 
+    def __str__(self) -> str:
+        where = [f"row {self.row_id!r}"] if self.row_id is not None else []
+        where += [f"position {self.position}"] if self.position is not None else []
+        return f"{', '.join(where) or 'the rows'}: {self.message}"
+
 
 @dataclass
 class _Table:
@@ -199,14 +204,26 @@ def _read_row_id(column: str, columns: Mapping[str, Any]) -> tuple[str | None, l
     return name, []
 
 
+def check_source(source: Any) -> None:
+    """Check that rows can be of that form, without reading them.
+
+    :raises FloraParameterError: they cannot.
+    """
+    _reader_of(source)
+
+
 def _read(source: Any) -> _Table:
+    return _reader_of(source)()
+
+
+def _reader_of(source: Any) -> Callable[[], _Table]:
     location = as_uri(source)
     if isinstance(location, str):
         extension = PurePath(location).suffix.lower()
         if reader := _READERS.get(extension):
-            return reader(read_lines(location), location)
+            return lambda: reader(read_lines(location), location)
     elif isinstance(source, Sequence) and not isinstance(source, (bytes, bytearray)):
-        return _read_list(source)
+        return lambda: _read_list(source)
     is_list = isinstance(location, str) and location.startswith("[")
     raise FloraParameterError(
         f"rows takes a path or URI that ends in {', '.join(_READERS)}, or a list of dicts, not {preview(source)}."

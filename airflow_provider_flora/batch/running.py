@@ -12,7 +12,7 @@ whether a start may be sent.
                                                         minutes, after the others, ``row_retries`` times
     the key, the credits, the technique, the price      nothing more is started; what runs is brought home
     a start whose run cannot be identified              the row is unknown; after five minutes, if Flora is ill
-    the limit of the total cost                         nothing more is started; what runs is brought home
+    a limit of the costs, or of the connection          nothing more is started; what runs is brought home
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
+from airflow_provider_flora import metrics
 from airflow_provider_flora.api import retries
 from airflow_provider_flora.api.errors import (
+    FloraBatchError,
+    FloraCreditsError,
     FloraError,
     FloraFileError,
     FloraInternalError,
@@ -40,6 +43,8 @@ from airflow_provider_flora.api.errors import (
     FloraUnknownStartError,
     FloraUploadError,
     Remedy,
+    remedy_of,
+    run_failure,
 )
 from airflow_provider_flora.api.waiting import as_flora_error
 from airflow_provider_flora.batch.entries import ACTIVE, FAILED, UNKNOWN, Entry, Lines
@@ -48,6 +53,8 @@ from airflow_provider_flora.batch.progress import Progress
 from airflow_provider_flora.files.downloads.downloads import Downloads
 from airflow_provider_flora.files.uploads.record import UploadRecord
 from airflow_provider_flora.files.uploads.run_inputs import InputFiles
+from airflow_provider_flora.runs.credits import CreditsNotice
+from airflow_provider_flora.runs.limits import LimitedStart
 from airflow_provider_flora.runs.starting import PlannedRun, Starter
 from airflow_provider_flora.runs.watching import watch
 
@@ -57,6 +64,7 @@ if TYPE_CHECKING:
     from airflow_provider_flora.batch.journal import Journal
     from airflow_provider_flora.batch.manifest import Manifest
     from airflow_provider_flora.runs.gate import SettingsReader
+    from airflow_provider_flora.runs.limits import Limits
     from airflow_provider_flora.runs.techniques import RecentTechnique
     from airflow_provider_flora.task.log import Log
 
@@ -117,6 +125,7 @@ class Running:
         manifest: Manifest,
         lines: Lines,
         budget: Budget,
+        limits: Limits,
         make_client: Callable[[], FloraClient],
         read_settings: SettingsReader,
         make_technique: Callable[[FloraClient], RecentTechnique],
@@ -133,6 +142,7 @@ class Running:
         self._manifest = manifest
         self._lines = lines
         self._budget = budget
+        self._limits = limits
         self._make_client = make_client
         self._read_settings = read_settings
         self._make_technique = make_technique
@@ -146,6 +156,11 @@ class Running:
         self._starts = self._finishes = self._delayed = 0
         """Rows that are being started, being downloaded, and that are started again in a moment."""
         self._has_changed = False
+        self._uncounted: list[tuple[Run, float]] = []
+        """Runs that have ended, with their unix time (s), until the stored manifest shows them."""
+        self._uncounted_starts: list[int] = []
+        """The numbers under which the journal has taken runs that were started, until it has stored them."""
+        self._counting = threading.Lock()
         self._failures = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._local = threading.local()
@@ -335,6 +350,7 @@ class Running:
     def _start(self, entry: Entry) -> Run:
         """Start a row's run, or find the one that was started. In a thread."""
         client = self._client()
+        limited = LimitedStart(self._limits, client)
         files = InputFiles(
             entry.row.inputs, client, UploadRecord(None, self._log), f"{self._of.seed}{entry.row_id}", self._log
         )
@@ -352,6 +368,7 @@ class Running:
                 technique.get().technique_id,
                 lambda: files.upload(inputs, technique.get()),
                 lambda: technique.check(lambda found: self._budget.reserve(entry.row_id, found)),
+                lambda: limited.check(technique.get()),
             )
 
         starter = Starter(
@@ -367,8 +384,10 @@ class Running:
             log=_RowLog(self._log, entry.row_id),
             run=entry.run,
             advice=ADVICE,
+            count_start=lambda _: self._note_start(),
         )
-        return starter.start().run
+        with limited:
+            return starter.start().run
 
     def _runs_of_others(self, entry: Entry) -> set[str]:
         """Return the runs that cannot be the row's, since they are known to be other rows'."""
@@ -419,6 +438,7 @@ class Running:
                 deadline=self._of.deadline,
                 listener=self._progress,
                 waits_for_cost=False,  # a cost that is late is filled in at the end
+                shows_gauges=False,
             )
         except FloraRunTimeoutError:
             self.timed_out = True
@@ -436,7 +456,7 @@ class Running:
             self._finishes -= 1
 
     async def _finish(self, entry: Entry, run: Run) -> None:
-        self._budget.end(entry.row_id, run.charged_cost if run.completed else 0.0)
+        self._budget.end(entry.row_id, 0.0 if run.status == FAILED else run.charged_cost)
         entry.run = run
         if run.completed:
             loop = asyncio.get_running_loop()
@@ -449,8 +469,10 @@ class Running:
                 self._end(entry, self._lines.failed(entry, error, run))
             else:
                 self._end(entry, self._lines.completed(entry, run, files))
+                self._note(entry, run)
             return
-        failure = FloraRunFailedError(run, self._of.technique_id)
+        self._note(entry, run)
+        failure = run_failure(run, self._of.technique_id)
         if entry.was_resumed or (failure.remedy.retryable and entry.retries_left > 0 and not self._has_stopped()):
             if not entry.was_resumed:
                 entry.retries_left -= 1
@@ -460,7 +482,14 @@ class Running:
             self._delayed += 1  # here, since the batch would be over until the task begins
             self._spawn(self._start_later(entry, RETRY_ROW_LATER if failure.remedy is Remedy.RETRY_LATER else 0.0))
             return
+        if isinstance(failure, FloraCreditsError):
+            self.fatal = self.fatal or failure
+            await asyncio.to_thread(self._post, failure)
         self._end(entry, self._lines.failed(entry, failure, run))
+
+    def _post(self, error: FloraError) -> None:
+        """Tell other tasks that there are no credits. In a thread."""
+        CreditsNotice(self._client().settings).post(error)
 
     async def _start_later(self, entry: Entry, pause: float) -> None:
         try:
@@ -478,6 +507,29 @@ class Running:
 
     # --- ends -------------------------------------------------------------------------------------------------
 
+    # What a kill makes the next attempt find again is counted when it is stored, and not before.
+
+    def _note_start(self) -> None:
+        """Note a start that is to be counted. In a thread."""
+        if metrics.are_on():
+            with self._counting:
+                self._uncounted_starts.append(self._journal.taken)
+            self._count_starts()
+
+    def _count_starts(self) -> None:
+        stored = self._journal.stored
+        with self._counting:
+            waiting = [number for number in self._uncounted_starts if number > stored]
+            count, self._uncounted_starts = len(self._uncounted_starts) - len(waiting), waiting
+        for _ in range(count):
+            metrics.count_start(self._of.technique_id)
+
+    def _note(self, entry: Entry, run: Run) -> None:
+        """Note a run that is to be counted, unless an earlier attempt has: the manifest shows it as what it is."""
+        seen = (entry.previous.get("run_id"), entry.previous.get("status"))
+        if metrics.are_on() and seen != (run.run_id, run.status):
+            self._uncounted.append((run, time.time()))
+
     def _end(self, entry: Entry, line: dict[str, Any]) -> None:
         self._budget.end(entry.row_id, 0.0 if line["status"] == FAILED else None)
         entry.line, entry.run_id, entry.run = line, None, None
@@ -492,7 +544,8 @@ class Running:
         if entry.run_id is not None:
             return self._lines.skipped(entry, ACTIVE, f"{entry.run_id} is active.")
         if self._budget.error is not None:
-            return self._lines.skipped(entry, "max_total_cost", str(self._budget.error))
+            limit = "max_total_cost" if isinstance(self._budget.error, FloraBatchError) else "max_dag_run_cost"
+            return self._lines.skipped(entry, limit, str(self._budget.error))
         return self._lines.skipped(entry, "not_started", "The task has not started this row.")
 
     def count(self) -> Counter[str]:
@@ -513,9 +566,17 @@ class Running:
             self._log.warning("Could not store how far the batch is: %s", error)
 
     def _save(self) -> None:
-        """Store the journal and the manifest."""
+        """Store the journal and the manifest, and count what they have by now."""
+        ended = len(self._uncounted)
         self._journal.flush()
+        self._count_starts()
         self._manifest.write(entry.line or self._line_of_unfinished(entry) for entry in self.entries)
+        for run, ended_at in self._uncounted[:ended]:
+            if run.completed:
+                metrics.count_completed(run, self._of.technique_id, ended_at)
+            else:
+                metrics.count_failed(self._of.technique_id, remedy_of(run))
+        del self._uncounted[:ended]
 
 
 def _unknown(error: FloraError) -> FloraUnknownStartError:

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_flora.files.storage import Stored, file_errors, path_of, stored_of
+from airflow_provider_flora.files.storage import Stored, file_errors, is_local, path_of, stored_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
@@ -39,7 +39,7 @@ class Listing:
         :raises FloraFileError: the storage cannot be read.
         """
         with file_errors(uri):
-            if "://" not in uri or uri.startswith("file:///"):
+            if is_local(uri):
                 path = path_of(uri)
                 return _find_local(path) if isinstance(path, Path) else None
             folder, _, name = uri.rpartition("/")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_flora.airflow_compat import AirflowNotFoundException
 from airflow_provider_flora.api.errors import FloraError, FloraFileError
 from airflow_provider_flora.files.local import local_path
 
@@ -47,6 +46,16 @@ def stored_of(found: Mapping[str, Any]) -> Stored | None:
     return Stored(size, f"{key}={found[key]}" + (f" size={size}" if key in _TIMES else ""))
 
 
+def is_uri(location: str) -> bool:
+    """Whether a location is a URI, and not a path."""
+    return _URI.match(location) is not None
+
+
+def is_local(location: str) -> bool:
+    """Whether a path or URI is of a file or folder on a machine, and not in a storage."""
+    return "://" not in location or location.startswith(_LOCAL_URI)
+
+
 def path_of(location: str, conn_id: str | None = None) -> Path | ObjectStoragePath:
     """Return the path of a file on this machine, or in a storage of Airflow.
 
@@ -55,7 +64,7 @@ def path_of(location: str, conn_id: str | None = None) -> Path | ObjectStoragePa
     """
     if conn_id is None and location.startswith(_LOCAL_URI):
         return Path(local_path(location[len(_LOCAL_URI) - 1 :]))
-    if not _URI.match(location) and conn_id is None:
+    if not is_uri(location) and conn_id is None:
         return Path(local_path(location)).expanduser()
     from airflow_provider_flora.airflow_compat import ObjectStoragePath
 
@@ -96,17 +105,21 @@ def file_errors(location: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise FloraFileError(f"{location!r} is a folder, not a file.") from error
     except (ValueError, ImportError) as error:
-        advice = " Check that Airflow's provider for this storage is installed." if _URI.match(location) else ""
+        advice = " Check that Airflow's provider for this storage is installed." if is_uri(location) else ""
         raise FloraFileError(f"{location!r} cannot be read: {_describe(error)}.{advice}") from error
-    except (NotADirectoryError, PermissionError, AirflowNotFoundException) as error:
+    except (NotADirectoryError, PermissionError) as error:
         raise FloraFileError(f"{location!r} cannot be read: {_describe(error)}") from error
     except Exception as error:
+        from airflow_provider_flora.airflow_compat import AirflowNotFoundException  # local files need no Airflow
+
+        if isinstance(error, AirflowNotFoundException):
+            raise FloraFileError(f"{location!r} cannot be read: {_describe(error)}") from error
         # Each storage has its own errors, which may be transient.
         raise FloraFileError(f"{location!r} cannot be read now: {_describe(error)}", retryable=True) from error
 
 
 def _advice(location: str) -> str:
-    if _URI.match(location) and not location.startswith("file:"):
+    if is_uri(location) and not location.startswith("file:"):
         return " in that storage. Check the bucket, the key and the connection."
     folder = "" if location.startswith(("/", _LOCAL_URI)) else f" (relative to {Path.cwd()})"
     return f"{folder} on the worker. Use its full path, or a storage that all workers reach."

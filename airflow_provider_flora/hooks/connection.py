@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_flora.api.errors import FloraSettingsError
 from airflow_provider_flora.api.settings import DEFAULT_BASE_URL, ClientSettings, is_loopback
+from airflow_provider_flora.task.rules import ConnectionRules
 
 if TYPE_CHECKING:
     from airflow_provider_flora.airflow_compat import Connection
 
-_TYPES = ("", "flora", "generic")
+TYPES: tuple[str, ...] = ("", "flora", "generic")
+"""The types that a connection may have. A test of one's own DAGs has only `flora`."""
 _UI_PREFIX = "extra__flora__"  # older forms of Airflow put it before the names in the extra
 _DEFAULT_HOST = DEFAULT_BASE_URL.removeprefix("https://").partition("/")[0]
 
@@ -31,7 +33,7 @@ def settings_of(connection: Connection, conn_id: str) -> ClientSettings:
     from airflow_provider_flora.api.network import ca_bundle, route_to
 
     try:
-        if (connection.conn_type or "").lower() not in _TYPES:
+        if (connection.conn_type or "").lower() not in TYPES:
             raise FloraSettingsError(
                 f"its type is {connection.conn_type!r}. Create a connection of type 'flora', with the API key as "
                 "its password."
@@ -40,7 +42,7 @@ def settings_of(connection: Connection, conn_id: str) -> ClientSettings:
             api_key=_read_key(connection, conn_id),
             base_url=_read_base_url(connection),
             key_name=f"the API key of connection {conn_id!r}",
-            **_read_extra(connection),
+            **_read_extra(connection, _SETTINGS),
         )
         # Checked here, since a retry of a request cannot fix these errors.
         if isinstance(settings.verify, str):
@@ -49,6 +51,17 @@ def settings_of(connection: Connection, conn_id: str) -> ClientSettings:
     except FloraSettingsError as error:
         raise FloraSettingsError(f"The connection {conn_id!r} cannot be used: {error}") from None
     return settings
+
+
+def rules_of(connection: Connection, conn_id: str) -> ConnectionRules:
+    """Return what a connection says about its use, beside the settings of its client.
+
+    :raises FloraSettingsError: its extra is invalid. The error contains no secret.
+    """
+    try:
+        return ConnectionRules(**_read_extra(connection, _RULES))
+    except FloraSettingsError as error:
+        raise FloraSettingsError(f"The connection {conn_id!r} cannot be used: {error}") from None
 
 
 def missing_connection_error(conn_id: str) -> FloraSettingsError:
@@ -113,7 +126,8 @@ def _single(what: str, of_host: str, field: str, beside: str) -> str:
     return of_host or beside
 
 
-def _read_extra(connection: Connection) -> dict[str, Any]:
+def _read_extra(connection: Connection, wanted: Iterable[str]) -> dict[str, Any]:
+    """Check the whole extra, and return those of its entries that are wanted."""
     # Not extra_dejson: on Airflow 3 it calls the supervisor, which would block the triggerer's loop.
     try:
         extra = json.loads(connection.extra or "{}")
@@ -121,7 +135,7 @@ def _read_extra(connection: Connection) -> dict[str, Any]:
         extra = None
     if not isinstance(extra, dict):
         raise FloraSettingsError('its extra is not a JSON object such as {"timeout": 60}.')
-    settings: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for key, value in extra.items():
         name = key.removeprefix(_UI_PREFIX)
         if name not in _READERS:
@@ -129,8 +143,8 @@ def _read_extra(connection: Connection) -> dict[str, Any]:
         is_empty = value is None or (isinstance(value, str) and not value.strip())
         if is_empty or (name != key and name in extra):
             continue
-        settings[name] = _READERS[name](name, value)
-    return settings
+        entries[name] = _READERS[name](name, value)
+    return {name: entries[name] for name in wanted if name in entries}
 
 
 def _unknown_key_error(key: str) -> FloraSettingsError:
@@ -211,7 +225,30 @@ def _read_proxies(name: str, value: Any) -> dict[str, str]:
     return value
 
 
-_READERS: dict[str, Callable[[str, Any], Any]] = {
+def _read_amount(name: str, value: Any) -> float:
+    number = _read_number(name, value)
+    if number < 0:
+        raise FloraSettingsError(f"the extra {name!r} takes USD, 0 or more, not {value!r}.")
+    return number
+
+
+def _read_count(name: str, value: Any) -> int:
+    number = _read_integer(name, value)
+    if number < 1:
+        raise FloraSettingsError(f"the extra {name!r} takes a whole number of at least 1, not {value!r}.")
+    return number
+
+
+def _read_webhook_secret(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip().startswith("whsec_"):
+        # Without the value, which is a secret, be it of something else.
+        raise FloraSettingsError(
+            f"the extra {name!r} takes the secret of Flora's webhooks, which begins with whsec_."
+        )
+    return value.strip()
+
+
+_SETTINGS: dict[str, Callable[[str, Any], Any]] = {
     "workspace_id": _read_workspace_id,
     "timeout": _read_number,
     "max_retries": _read_integer,
@@ -219,6 +256,12 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "verify": _read_switch_or_path,
     "allow_http": _read_switch,
 }
+_RULES: dict[str, Callable[[str, Any], Any]] = {
+    "max_daily_cost": _read_amount,
+    "max_catchup_runs": _read_count,
+    "webhook_secret": _read_webhook_secret,
+}
+_READERS = {**_SETTINGS, **_RULES}
 _FIELDS = {
     **dict.fromkeys(("api_key", "key", "password", "token"), "password"),
     **dict.fromkeys(("base_url", "url", "host"), "host"),

@@ -7,16 +7,19 @@ from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_flora import metrics
 from airflow_provider_flora.airflow_compat import AirflowNotFoundException, BaseHook
 from airflow_provider_flora.api.errors import FloraError
-from airflow_provider_flora.hooks.connection import missing_connection_error, settings_of
+from airflow_provider_flora.hooks.connection import missing_connection_error, rules_of, settings_of
 
 if TYPE_CHECKING:
+    from airflow_provider_flora.airflow_compat import Connection
     from airflow_provider_flora.api.aio import AsyncFloraClient
     from airflow_provider_flora.api.client import FloraClient
     from airflow_provider_flora.api.inputs import Inputs
     from airflow_provider_flora.api.models import FloraAsset, Run, Technique
     from airflow_provider_flora.api.settings import ClientSettings
+    from airflow_provider_flora.task.rules import ConnectionRules
 
 
 class FloraHook(BaseHook):
@@ -69,7 +72,7 @@ class FloraHook(BaseHook):
     def _client(self) -> FloraClient:
         from airflow_provider_flora.api.client import FloraClient
 
-        return FloraClient(self.settings)
+        return FloraClient(self.settings, on_answer=metrics.request_counter(self.flora_conn_id))
 
     @cached_property
     def settings(self) -> ClientSettings:
@@ -77,11 +80,22 @@ class FloraHook(BaseHook):
 
         :raises FloraSettingsError: the connection does not exist or cannot be used.
         """
+        return settings_of(self._connection, self.flora_conn_id)
+
+    @cached_property
+    def rules(self) -> ConnectionRules:
+        """What the connection says about its use, read once.
+
+        :raises FloraSettingsError: the connection does not exist, or its extra is invalid.
+        """
+        return rules_of(self._connection, self.flora_conn_id)
+
+    @cached_property
+    def _connection(self) -> Connection:
         try:
-            connection = self.get_connection(self.flora_conn_id)
+            return self.get_connection(self.flora_conn_id)
         except AirflowNotFoundException:
             raise missing_connection_error(self.flora_conn_id) from None
-        return settings_of(connection, self.flora_conn_id)
 
     @asynccontextmanager
     async def async_client(self) -> AsyncIterator[AsyncFloraClient]:
@@ -93,7 +107,8 @@ class FloraHook(BaseHook):
         """
         from airflow_provider_flora.api.aio import AsyncFloraClient
 
-        async with AsyncFloraClient(await self.async_settings()) as client:
+        counter = metrics.request_counter(self.flora_conn_id)
+        async with AsyncFloraClient(await self.async_settings(), counter) as client:
             yield client
 
     async def async_settings(self) -> ClientSettings:

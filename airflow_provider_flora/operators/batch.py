@@ -16,9 +16,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_flora.airflow_compat import BaseOperator, conf
+from airflow_provider_flora.lineage.telling import TellsLineage
 from airflow_provider_flora.links.flora import TASK_LINKS, TECHNIQUE_URL_KEY, technique_url
 from airflow_provider_flora.task.deadline import NO_TRIGGERER_GRACE, Deadline
-from airflow_provider_flora.task.parameters import none_if_empty, parse_limit, parse_number
+from airflow_provider_flora.task.parameters import check_choice, none_if_empty, parse_limit, parse_number
 from airflow_provider_flora.task.success import do_after_success
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _SHARE = re.compile(r"\d+(\.\d+)? ?%")
 
 
-class FloraRunTechniqueBatchOperator(BaseOperator):
+class FloraRunTechniqueBatchOperator(TellsLineage, BaseOperator):
     """Run a Flora technique once for each row of a table, and write what became of each into a manifest.
 
     **Each row is paid once**, by the same rules as a single task's run (see :doc:`/reliability`), and only if it
@@ -58,6 +59,9 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
     :param starts_at_once: number of rows that are started at once. A killed task leaves at most so many in doubt.
     :param max_run_cost: USD. A technique with a higher price, at most 90 s old, is not run. (templated)
     :param max_total_cost: USD. No further row is started if all runs of the task would cost more. (templated)
+    :param max_dag_run_cost: USD. No row is started if the prices of all would bring all Flora tasks of the DAG run
+        above it. See :doc:`/spending_control`. (templated)
+    :param on_budget: what the task does if its rows would exceed ``max_dag_run_cost``: ``fail``, or ``skip``.
     :param row_retries: number of times that a row is run again, if a retry may help.
     :param max_failed_rows: number of rows that may fail without failing the task, or a share such as ``"5%"``.
         (templated)
@@ -83,6 +87,7 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
         "max_active_runs",
         "max_run_cost",
         "max_total_cost",
+        "max_dag_run_cost",
         "max_failed_rows",
         "poll_interval",
         "timeout",
@@ -90,6 +95,9 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json"}
     operator_extra_links = TASK_LINKS
+    lineage_mode = "batch"
+    starts_runs: ClassVar[bool] = True
+    """Whether its runs count against the budget of a DAG run."""
     ui_color = "#e8f0e4"
 
     def __init__(
@@ -107,6 +115,8 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
         starts_at_once: int = 1,
         max_run_cost: float | None = None,
         max_total_cost: float | None = None,
+        max_dag_run_cost: float | None = None,
+        on_budget: str = "fail",
         row_retries: int = 2,
         max_failed_rows: int | str = 0,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
@@ -117,6 +127,7 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_choice("on_budget", on_budget, ("fail", "skip"))
         for name, number, least in (("starts_at_once", starts_at_once, 1), ("row_retries", row_retries, 0)):
             if not isinstance(number, int) or number < least:
                 raise ValueError(f"{name} takes a whole number of at least {least}, not {number!r}")
@@ -132,7 +143,13 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
         self.starts_at_once = starts_at_once
         self.max_run_cost = max_run_cost
         self.max_total_cost = max_total_cost
-        self._limits = {"max_run_cost": max_run_cost is not None, "max_total_cost": max_total_cost is not None}
+        self.max_dag_run_cost = max_dag_run_cost
+        self._limits = {
+            "max_run_cost": max_run_cost is not None,
+            "max_total_cost": max_total_cost is not None,
+            "max_dag_run_cost": max_dag_run_cost is not None,
+        }
+        self.on_budget = on_budget
         self.row_retries = row_retries
         self.max_failed_rows = max_failed_rows
         self.deferrable = deferrable
@@ -155,9 +172,12 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
 
     def _work(self, context: Context, deadline: float, *, was_deferred: bool) -> dict[str, Any]:
         from airflow_provider_flora.batch.batch import Batch
-        from airflow_provider_flora.runs.outcome import BATCH_KEY, add_to_asset_events, airflow_errors
+        from airflow_provider_flora.lineage.locations import remember_batch
+        from airflow_provider_flora.runs.dag_run_budget import Share, skipping
+        from airflow_provider_flora.runs.outcome import BATCH_KEY, add_to_asset_events, airflow_errors, outcome_of
 
         with airflow_errors(context):
+            share = (Share.resume if was_deferred else Share.begin)(context, self.log)
             parameters = self._make_parameters(context, deadline)
             batch = Batch(
                 self._make_order(),
@@ -166,15 +186,19 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
                 make_client=lambda: self._make_hook().get_conn(),
                 read_settings=_SettingsReader(self._make_hook),
                 on_technique=lambda *found: self._push_first(context, batch.manifest_uri, *found),
+                rules=self._make_hook().rules,
                 was_deferred=was_deferred,
+                share=share,
                 log=self.log,
             )
             if active := batch.run(may_defer=self.deferrable):
                 self._defer(parameters, batch, active)
             value = batch.hand_over()
+            remember_batch(outcome_of(self), value, batch.technique_name, batch.lines())
             if self.do_xcom_push:
                 context["ti"].xcom_push(key=BATCH_KEY, value=value)  # a task that fails returns nothing
-            batch.raise_if_failed()
+            with skipping(self.on_budget):
+                batch.raise_if_failed()
         add_to_asset_events({**value, "changed_rows": batch.changed_rows()}, context)
         do_after_success(self, batch.record_delivery)
         return value
@@ -204,6 +228,7 @@ class FloraRunTechniqueBatchOperator(BaseOperator):
             max_failed_rows=self._parse_allowed_failures(),
             max_run_cost=self._parse_limit("max_run_cost"),
             max_total_cost=self._parse_limit("max_total_cost"),
+            max_dag_run_cost=self._parse_limit("max_dag_run_cost"),
         )
 
     def _make_parameters(self, context: Context, deadline: float) -> Parameters:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_flora.airflow_compat import AirflowFailException, BaseOperator
+from airflow_provider_flora.lineage.telling import TellsLineage
 from airflow_provider_flora.task.state import store_of
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Run
 
 
-class FloraDownloadOutputsOperator(BaseOperator):
+class FloraDownloadOutputsOperator(TellsLineage, BaseOperator):
     """Download the outputs of a completed run. The task does not start or wait for a run, and costs nothing.
 
     The value and the XComs are those of
@@ -35,6 +36,7 @@ class FloraDownloadOutputsOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("technique_id", "run_id", "download_to", "file_name", "flora_conn_id")
     ui_color = "#e8f0e4"
+    lineage_mode = "download"
 
     def __init__(
         self,

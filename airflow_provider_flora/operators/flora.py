@@ -8,12 +8,13 @@ processor imports this file for every DAG that uses it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_flora.airflow_compat import AirflowTaskTimeout, BaseOperator, conf, push_xcom
+from airflow_provider_flora.lineage.telling import TellsLineage
 from airflow_provider_flora.links.flora import TASK_LINKS, TECHNIQUE_URL_KEY, technique_url
 from airflow_provider_flora.task.deadline import NO_TRIGGERER_GRACE, Deadline
 from airflow_provider_flora.task.parameters import check_choice, none_if_empty, parse_limit, parse_number
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from airflow_provider_flora.files.downloads.downloads import Downloads
     from airflow_provider_flora.files.uploads.run_inputs import InputFiles
     from airflow_provider_flora.hooks.flora import FloraHook
+    from airflow_provider_flora.runs.dag_run_budget import Share
+    from airflow_provider_flora.runs.limits import LimitedStart
     from airflow_provider_flora.runs.record import Records
     from airflow_provider_flora.runs.starting import PlannedRun, StartedRun
     from airflow_provider_flora.runs.techniques import RecentTechnique
@@ -36,7 +39,7 @@ FIRST_POLL_WITHIN = 10.0
 """Longest time in seconds that a worker waits for the first poll of a run before it defers."""
 
 
-class FloraRunTechniqueOperator(BaseOperator):
+class FloraRunTechniqueOperator(TellsLineage, BaseOperator):
     """Run a Flora technique exactly once and return its outputs.
 
     **A run costs money and cannot be cancelled.** Every mistake in its inputs is reported before the run starts.
@@ -60,6 +63,9 @@ class FloraRunTechniqueOperator(BaseOperator):
     :param callback_url: public HTTPS URL that Flora calls once when the run has finished. (templated)
     :param validate_inputs: check the inputs against the technique before anything is paid.
     :param max_run_cost: USD. A technique with a higher price, at most 90 s old, is not run. (templated)
+    :param max_dag_run_cost: USD. No run is started whose price would bring all Flora tasks of the DAG run above it.
+        See :doc:`/spending_control`. (templated)
+    :param on_budget: what a task does whose run would exceed ``max_dag_run_cost``: ``fail``, or ``skip``.
     :param returns: ``run`` for the dict above, ``outputs`` for its list of outputs, so that a downstream task can
         be mapped over it.
     :param on_unknown_start: action if an earlier attempt may have started a run that cannot be identified: ``stop``
@@ -70,8 +76,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         ``{"uri", "media_type", "bytes", "sha256", "output_id"}``. See :doc:`/downloads`. (templated)
     :param file_name: format of the names of these files, with the fields ``technique``, ``flora_run_id``,
         ``output_id``, ``index`` and ``ext``. (templated)
-    :raises AirflowFailException: an error that a retry cannot fix: wrong inputs, a price above ``max_run_cost``, a
-        run that failed with "change the input" or "give up".
+    :raises AirflowFailException: an error that a retry cannot fix: wrong inputs, a price above a limit, a run that
+        failed with "change the input" or "give up".
     :raises FloraRunFailedError: the run failed. A retry, which is a new run, may succeed.
     :raises FloraRunTimeoutError: the run did not finish in time.
     """
@@ -84,12 +90,16 @@ class FloraRunTechniqueOperator(BaseOperator):
         "timeout",
         "callback_url",
         "max_run_cost",
+        "max_dag_run_cost",
         "adopt_run_id",
         "download_to",
         "file_name",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json"}
     operator_extra_links = TASK_LINKS
+    lineage_mode = "single"
+    starts_runs: ClassVar[bool] = True
+    """Whether its runs count against the budget of a DAG run."""
     ui_color = "#e8f0e4"
 
     def __init__(
@@ -105,6 +115,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         callback_url: str | None = None,
         validate_inputs: bool = True,
         max_run_cost: float | None = None,
+        max_dag_run_cost: float | None = None,
+        on_budget: str = "fail",
         returns: str = "run",
         on_unknown_start: str = "stop",
         adopt_run_id: str | None = None,
@@ -115,6 +127,7 @@ class FloraRunTechniqueOperator(BaseOperator):
         super().__init__(**kwargs)
         check_choice("returns", returns, ("run", "outputs"))
         check_choice("on_unknown_start", on_unknown_start, ("stop", "restart"))
+        check_choice("on_budget", on_budget, ("fail", "skip"))
         if returns == "outputs" and not wait_for_completion:
             raise ValueError("returns='outputs' needs wait_for_completion=True: an active run has no outputs")
         if download_to is not None and not wait_for_completion:
@@ -130,15 +143,21 @@ class FloraRunTechniqueOperator(BaseOperator):
         self.validate_inputs = validate_inputs
         self.max_run_cost = max_run_cost
         self._has_limit = max_run_cost is not None
+        self.max_dag_run_cost = max_dag_run_cost
+        self._has_dag_run_limit = max_dag_run_cost is not None
+        self.on_budget = on_budget
         self.returns = returns
         self.on_unknown_start = on_unknown_start
         self.adopt_run_id = adopt_run_id
         self.download_to = download_to
         self.file_name = file_name
         self._run_id: str | None = None
+        self._share: Share | None = None
 
     def execute(self, context: Context) -> Any:
         """Check the parameters, start the run once, wait for it, and return its value."""
+        from airflow_provider_flora.runs.dag_run_budget import Share
+        from airflow_provider_flora.runs.limits import LimitedStart, Limits
         from airflow_provider_flora.runs.outcome import airflow_errors
 
         hook = self._make_hook()
@@ -146,11 +165,15 @@ class FloraRunTechniqueOperator(BaseOperator):
         with airflow_errors(context):
             records = self._make_records(context)
             with records.protect_paid_run():
+                self._share = Share.begin(context, self.log)  # first: until then the others wait for it
+                self.inputs = self._get_inputs(context)
                 deadline = Deadline(parse_number("timeout", self.timeout), self.execution_timeout)
                 parse_number("poll_interval", self.poll_interval)  # checked before the run is paid
                 self._make_downloads()
                 client = hook.get_conn()
-            started = self._start(client, context, records)
+                limits = Limits.of(context, hook.rules, self.flora_conn_id, self.technique_id)
+            with LimitedStart(limits, client) as limited:
+                started = self._start(client, context, records, limited)
             run = started.run
             self._run_id = run.run_id
             if self.do_xcom_push:
@@ -166,17 +189,28 @@ class FloraRunTechniqueOperator(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Return the value of the finished run in the trigger's event."""
+        from airflow_provider_flora.api.errors import FloraBudgetError
+        from airflow_provider_flora.runs.dag_run_budget import Share
         from airflow_provider_flora.runs.events import finished_run
         from airflow_provider_flora.runs.outcome import airflow_errors
 
         hook = self._make_hook()
         with airflow_errors(context):
-            return self._hand_over(finished_run(event, hook.get_conn, self.technique_id), context, hook)
+            run = finished_run(event, hook.get_conn, self.technique_id)
+            try:
+                self._share = Share.resume(context, self.log)
+            except FloraBudgetError as error:  # the run that was paid matters more: its price stays reserved
+                self.log.warning("What the run has cost is not noted in the budget of the DAG run: %s", error)
+            return self._hand_over(run, context, hook)
 
     def on_kill(self) -> None:
         """Log that the run goes on: Flora cannot cancel runs."""
         if self._run_id:
             self.log.warning("%s goes on at Flora, which cannot cancel runs. A retry waits for it", self._run_id)
+
+    def _get_inputs(self, context: Context) -> Inputs:
+        """Return the inputs. A task that is made of a function calls it here."""
+        return self.inputs
 
     def _make_records(self, context: Context) -> Records:
         from airflow_provider_flora.runs.record import Records
@@ -184,7 +218,8 @@ class FloraRunTechniqueOperator(BaseOperator):
 
         return Records(store_of(context), Attempt.of(context))
 
-    def _start(self, client: FloraClient, context: Context, records: Records) -> StartedRun:
+    def _start(self, client: FloraClient, context: Context, records: Records, limited: LimitedStart) -> StartedRun:
+        from airflow_provider_flora.runs.dag_run_budget import giving_back, skipping
         from airflow_provider_flora.runs.starting import ABANDON, Starter
         from airflow_provider_flora.task.attempt import xcoms_of_siblings
 
@@ -195,7 +230,7 @@ class FloraRunTechniqueOperator(BaseOperator):
             technique_id=self.technique_id,
             inputs=files.inputs,
             files=files.compute_digests,
-            plan=lambda: self._make_plan(client, context, files),
+            plan=lambda: self._make_plan(client, context, files, limited, lambda: starter.runs_left),
             callback_url=none_if_empty(self.callback_url),
             records=records,
             on_unknown_start=self.on_unknown_start,
@@ -203,7 +238,18 @@ class FloraRunTechniqueOperator(BaseOperator):
             log=self.log,
             abandoned=adopt_run_id == ABANDON,
         )
-        return starter.start() if adopt_run_id in (None, ABANDON) else starter.adopt(adopt_run_id)
+        if adopt_run_id not in (None, ABANDON):
+            if self._share is not None:
+                record = records.load()
+                if record is not None and record.run_id != adopt_run_id:
+                    self._share.leave_run()
+            started = starter.adopt(adopt_run_id)
+        else:
+            with skipping(self.on_budget), giving_back(self._share, starter):
+                started = starter.start()
+        if self._share is not None:
+            self._share.take_up(started.run)
+        return started
 
     def _make_input_files(self, client: FloraClient, context: Context) -> InputFiles:
         from airflow_provider_flora.files.uploads.record import UploadRecord
@@ -213,12 +259,26 @@ class FloraRunTechniqueOperator(BaseOperator):
         record = UploadRecord(store_of(context), self.log)
         return InputFiles(self.inputs, client, record, execution_id(context), self.log)
 
-    def _make_plan(self, client: FloraClient, context: Context, files: InputFiles) -> PlannedRun:
-        from airflow_provider_flora.runs.outcome import RUN_COST_KEY
+    def _with_texts(self, inputs: Inputs) -> Inputs:
+        from airflow_provider_flora.files.uploads.run_inputs import with_texts
+
+        plain: Inputs = with_texts(inputs)
+        return plain
+
+    def _make_plan(
+        self,
+        client: FloraClient,
+        context: Context,
+        files: InputFiles,
+        limited: LimitedStart,
+        runs_left: Callable[[], int],
+    ) -> PlannedRun:
+        from airflow_provider_flora.runs.outcome import RUN_COST_KEY, outcome_of
         from airflow_provider_flora.runs.starting import PlannedRun
         from airflow_provider_flora.runs.techniques import RecentTechnique
 
         technique = RecentTechnique(client, self.technique_id)
+        outcome_of(self).technique_name = technique.get().name
         # Before the checks, so that a refused task has its link. Only once, since a plan may be made again.
         if self.do_xcom_push and not self._has_link:
             self._has_link = True
@@ -229,7 +289,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         return PlannedRun(
             technique.get().technique_id,
             lambda: files.upload(inputs, technique.get()),
-            lambda: self._check_before_spending(technique),
+            lambda: self._check_before_spending(technique, runs_left()),
+            lambda: self._check_limits(technique.get(), client, context, limited),
         )
 
     def _check_inputs(self, technique: Technique, client: FloraClient, files: InputFiles) -> list[RunInput]:
@@ -244,11 +305,27 @@ class FloraRunTechniqueOperator(BaseOperator):
             file_problem=files.find_problem,
         )
 
-    def _check_before_spending(self, technique: RecentTechnique) -> None:
+    def _check_before_spending(self, technique: RecentTechnique, runs_left: int) -> None:
         technique.check(self._check_price)
         if downloads := self._make_downloads():
             downloads.check_names(technique.get())
             downloads.check_folder()
+        if self._share is not None:  # last, since what is refused before it takes nothing from the others
+            price, limit = technique.get().run_cost, self._get_dag_run_limit()
+            self._share.reserve(price, limit, self.technique_id, runs_left=runs_left)
+
+    def _get_dag_run_limit(self) -> float | None:
+        return parse_limit("max_dag_run_cost", self.max_dag_run_cost, was_given=self._has_dag_run_limit)
+
+    def _check_limits(
+        self, technique: Technique, client: FloraClient, context: Context, limited: LimitedStart
+    ) -> None:
+        from airflow_provider_flora.runs.limits import warn_in_tests
+
+        if self._share is not None:
+            self._share.confirm(self._get_dag_run_limit(), self.technique_id)
+        limited.check(technique)
+        warn_in_tests(context, technique, client, self.log)
 
     def _check_price(self, technique: Technique) -> None:
         from airflow_provider_flora.runs.techniques import check_price
@@ -309,7 +386,8 @@ class FloraRunTechniqueOperator(BaseOperator):
         )
 
     def _hand_over(self, run: Run, context: Context, hook: FloraHook) -> Any:
-        from airflow_provider_flora.runs.outcome import hand_over
+        from airflow_provider_flora.runs.credits import post_credits_errors
+        from airflow_provider_flora.runs.outcome import count_run, hand_over
 
         download = None
         records = self._make_records(context)
@@ -318,7 +396,11 @@ class FloraRunTechniqueOperator(BaseOperator):
             if downloads is not None:
                 store = store_of(context)
                 download = partial(downloads.download, run, self.technique_id, hook.settings, store)
-        value = hand_over(run, self.technique_id, context, self.returns, self.log, download)
+        count_run(run, self.technique_id, self, context)
+        if self._share is not None:
+            self._share.settle_run(run, records)
+        with post_credits_errors(lambda: hook.settings):
+            value = hand_over(run, self.technique_id, context, self.returns, self.log, download)
         if store_of(context) is not None:
             # If this fails, the next clear returns the same run again, at no cost.
             do_after_success(self, records.record_delivery)

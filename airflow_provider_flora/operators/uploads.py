@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_flora.airflow_compat import BaseOperator
+from airflow_provider_flora.lineage.telling import TellsLineage
 from airflow_provider_flora.task.parameters import EMPTY, none_if_empty
 
 if TYPE_CHECKING:
     from airflow_provider_flora.airflow_compat import Context, ObjectStoragePath
 
 
-class FloraUploadAssetOperator(BaseOperator):
+class FloraUploadAssetOperator(TellsLineage, BaseOperator):
     """Upload a file to Flora and return its URL, for an input of a technique.
 
     A file of up to 4 MB is sent in one request, a larger one in chunks to an upload host. Flora fetches a URL
@@ -50,6 +51,7 @@ class FloraUploadAssetOperator(BaseOperator):
         "flora_conn_id",
     )
     ui_color = "#e8f0e4"
+    lineage_mode = "upload"
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class FloraUploadAssetOperator(BaseOperator):
         from airflow_provider_flora.files.uploads.record import UploadRecord
         from airflow_provider_flora.files.uploads.uploader import Place, Uploader, value_of, workspace_of
         from airflow_provider_flora.hooks.flora import FloraHook
-        from airflow_provider_flora.runs.outcome import airflow_errors
+        from airflow_provider_flora.runs.outcome import airflow_errors, outcome_of
         from airflow_provider_flora.task.attempt import execution_id
         from airflow_provider_flora.task.state import store_of
 
@@ -102,6 +104,8 @@ class FloraUploadAssetOperator(BaseOperator):
             cleared = str(context["ti"].max_tries)
             asset, sha256 = uploader.upload_or_import(file, place, none_if_empty(self.conn_id), since=cleared)
         value = value_of(asset, sha256)
+        outcome = outcome_of(self)
+        outcome.value, outcome.place = value, client.settings.base_url
         if self.do_xcom_push:
             for key in ("url", "asset_id"):
                 context["ti"].xcom_push(key=key, value=value[key])

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
+from airflow_provider_flora import metrics
 from airflow_provider_flora.api import retries
 from airflow_provider_flora.api.aio import AsyncFloraClient
 from airflow_provider_flora.api.errors import FloraAnswerSizeError, FloraError, FloraInternalError
@@ -90,7 +91,8 @@ class Gate:
             except FloraInternalError:
                 raise
             except FloraError as error:
-                log.warning("The Flora connection cannot be used now, trying again: %s", error)
+                if str(error) != self.trouble:  # once: a watch of all runs never ends
+                    log.warning("The Flora connection cannot be used now, trying again: %s", error)
                 self.trouble = str(error)
                 await self._on_trouble(error, CONNECTION_RETRY)
                 await asyncio.sleep(CONNECTION_RETRY)
@@ -212,7 +214,8 @@ class Gate:
             settings = await _within(CONNECTION_TIMEOUT, self._read_settings())
             if self._client is not None and self._client.settings == settings:
                 return
-            client = AsyncFloraClient(settings)  # reads the CA file, so it may fail too
+            counter = metrics.request_counter(self._conn_id)
+            client = AsyncFloraClient(settings, counter)  # reads the CA file, so it may fail too
         except Exception as error:
             problem = unread_connection(self._conn_id, error)
             raise problem from problem.__cause__

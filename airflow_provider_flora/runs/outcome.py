@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_flora import metrics
 from airflow_provider_flora.airflow_compat import AirflowFailException, push_xcom
 from airflow_provider_flora.api.error_dicts import describe_error
-from airflow_provider_flora.api.errors import FloraError, FloraRunFailedError
+from airflow_provider_flora.api.errors import FloraError, remedy_of, run_failure
+from airflow_provider_flora.task.success import do_after_success
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from airflow_provider_flora.api.models import Run
     from airflow_provider_flora.task.log import Log
@@ -24,6 +28,38 @@ BATCH_KEY = "flora_batch_value"
 """XCom of a batch that has ended, completed or failed: its value."""
 RUN_COST_KEY = "flora_run_cost"
 """XCom of a task that has started a run: its price in USD."""
+
+
+@dataclass
+class Outcome:
+    """What came of a task so far. Its operator keeps it for whatever tells of the task, such as ``lineage``.
+
+    :param technique_name: the technique's name, if it was seen in this process.
+    :param run: the task's run, once it is over, or was started and is not waited for.
+    :param value: the value of a task that has no run of its own: a batch, an upload.
+    :param inputs: paths and URLs that a batch's rows have read.
+    :param files: files that were written: ``{"uri", "bytes"}``, and for a batch the URLs of those at Flora.
+    :param left_out: number of inputs and files of a batch that are not among them, since there are so many.
+    :param place: URL of the API, if Flora assets were made.
+    :param error: the error with which the task has failed.
+    """
+
+    technique_name: str | None = None
+    run: Run | None = None
+    value: Mapping[str, Any] | None = None
+    inputs: Sequence[str] = ()
+    files: Sequence[Mapping[str, Any]] = ()
+    left_out: tuple[int, int] = (0, 0)
+    place: str | None = None
+    error: FloraError | None = None
+
+
+def outcome_of(task: Any) -> Outcome:
+    """Return what came of a task so far, in the process that runs it."""
+    found = getattr(task, "_flora_outcome", None)
+    if found is None:
+        found = task._flora_outcome = Outcome()
+    return found
 
 
 def value_of(run: Run, technique_id: str) -> dict[str, Any]:
@@ -60,11 +96,13 @@ def hand_over(
     :param download: downloads the outputs of a completed run and returns their files.
     :raises FloraRunFailedError: the run failed.
     """
+    outcome = outcome_of(context["task"])
+    outcome.run = run
     if run.failed:
-        raise FloraRunFailedError(run, technique_id)
+        raise run_failure(run, technique_id)
     value = value_of(run, technique_id)
     if download is not None:
-        value["files"] = download()
+        outcome.files = value["files"] = download()
     if context["task"].do_xcom_push:
         for key, part in _xcoms(value, log).items():
             push_xcom(context["ti"], key, part)
@@ -72,6 +110,24 @@ def hand_over(
     add_to_asset_events({**extra, "files": value.get("files", [])}, context)
     log.info("%s", _summary(value))
     return value["outputs"] if returns == "outputs" else value
+
+
+def count_run(run: Run, technique_id: str, task: Any, context: Mapping[str, Any], *, again: bool = False) -> None:
+    """Count a run that a task is about to hand over, once over all attempts of the task.
+
+    A completed run is counted when Airflow has recorded the task's success, a failed one now.
+
+    :param again: whether the task's next attempt, if it has one, finds the same failed run.
+    """
+    if not metrics.are_on():
+        return
+    if run.completed:
+        now = time.time()
+        do_after_success(task, lambda: metrics.count_completed(run, technique_id, now))
+    elif run.failed:
+        ti, remedy = context["ti"], remedy_of(run)
+        if not (again and remedy.retryable and ti.try_number <= ti.max_tries):
+            metrics.count_failed(technique_id, remedy)
 
 
 def _xcoms(value: Mapping[str, Any], log: Log) -> dict[str, Any]:
@@ -143,6 +199,7 @@ def airflow_errors(context: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except FloraError as error:
+        outcome_of(context["task"]).error = error
         if context["task"].do_xcom_push:
             with suppress(Exception):  # the error itself matters more
                 context["ti"].xcom_push(key=ERROR_KEY, value=describe_error(error))

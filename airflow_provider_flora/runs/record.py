@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 VERSION = 1
 DIGEST_VERSION = "1"
 MAX_PAST = 20
+ABANDONED = "abandoned"
+"""The ``key`` of a record in whose place a person wants a new start. No start is ever sent with it."""
 
 Window = tuple[float, float]
 """Start and end of a period, in Flora's unix time (s)."""
@@ -83,6 +85,11 @@ class Record:
     def unanswered(self) -> bool:
         """Whether a start was sent, or may have been, and its result is not known."""
         return self.run_id is None and bool(self.sent)
+
+    @property
+    def hides_start(self) -> bool:
+        """Whether a person has named its run while a start was unanswered. If the run fails, that start matters."""
+        return self.adopted and bool(self.sent)
 
     @property
     def latest_end(self) -> float:
@@ -205,6 +212,65 @@ class Records:
         same_key = retried and not (lost and was_cleared)
         sent = ((first + skew[0], end + skew[1]),)
         return replace(record, sent=sent, presumed=True, resendable=same_key)
+
+
+def adopt(run_id: str, earlier: Record | None, blank: Record) -> Record:
+    """Return the record of a run that a person names. It keeps the starts that are still unanswered.
+
+    :param earlier: the record until now.
+    :param blank: an empty record of now. Without a ``digest`` the run belongs to the task whatever its inputs are;
+        those of an unanswered start count as other ones then.
+    """
+    if earlier is None:
+        return replace(blank, run_id=run_id)
+    is_open = earlier.hides_start and not earlier.delivered
+    if not (earlier.unanswered or is_open):
+        past = tuple(known for known in earlier.known_runs if known != run_id)
+        return replace(blank, run_id=run_id, key=earlier.key, generation=earlier.generation, past=past)
+    same_inputs = bool(blank.digest) and not digests_differ(earlier.digest, blank.digest)
+    return replace(
+        earlier,
+        run_id=run_id,
+        adopted=True,
+        delivered=False,
+        digest=blank.digest,
+        files=earlier.files if blank.digest else {},
+        technique_id=blank.technique_id,
+        max_tries=blank.max_tries,
+        clear_number=blank.clear_number,
+        resendable=earlier.resendable and same_inputs,
+    )
+
+
+def lost_record(first: float, end: float) -> Record:
+    """Return what is known of a task whose record was lost: an attempt may have sent a start with any key.
+
+    :param first: Flora's unix time (s) before which none was sent.
+    :param end: Flora's unix time (s) when the last one is certain to have ended.
+    """
+    return Record(sent=((first, end),), presumed=True, resendable=False)
+
+
+def abandon(earlier: Record | None, tries: int, blank: Record) -> Record:
+    """Return the record with which the next attempt starts a run, whatever was started or sent before.
+
+    :param earlier: the record until now.
+    :param tries: number of attempts until now, each of which may have used a key if the record does not tell.
+    :param blank: an empty record of now.
+    """
+    if earlier is None:
+        return replace(blank, key=ABANDONED, generation=tries)
+    generation = earlier.generation + earlier.was_sent
+    if earlier.presumed:
+        generation = max(generation, tries)
+    return replace(
+        blank,
+        key=ABANDONED,
+        generation=generation,
+        past=earlier.known_runs,
+        technique_id=earlier.technique_id or blank.technique_id,
+        history_id=earlier.history_id,
+    )
 
 
 def derive_key(identity: Sequence[object], record: Record) -> str:

@@ -51,20 +51,21 @@ from typing import TYPE_CHECKING, ClassVar
 
 import tenacity
 
+from airflow_provider_flora import metrics
 from airflow_provider_flora.api import answers, calls, exchange, operations, retries
 from airflow_provider_flora.api.errors import (
     FloraAPIError,
     FloraError,
     FloraFileError,
     FloraNotStoredError,
-    FloraRunFailedError,
     FloraUnknownStartError,
     Remedy,
     remedy_of,
+    run_failure,
 )
 from airflow_provider_flora.api.starts import Fate, fate_of, start_duration
 from airflow_provider_flora.api.waiting import RunWait
-from airflow_provider_flora.runs.record import Record, Records, Window, digest_of, digests_differ
+from airflow_provider_flora.runs.record import ABANDONED, Record, Records, Window, adopt, digest_of, digests_differ
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
@@ -178,11 +179,13 @@ class PlannedRun:
     :param prepare_inputs: uploads files and returns the run's inputs, the same ones each time. Called after
         ``check_before_start`` and before a start request is recorded, since uploads may take long.
     :param check_before_start: called before each start request. Raises an error to prevent it.
+    :param check_limits: called after it, unless the request repeats a recorded start, which may have a run already.
     """
 
     history_id: str
     prepare_inputs: Callable[[], Sequence[RunInput]]
     check_before_start: Callable[[], None]
+    check_limits: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,8 @@ class Starter:
     :param abandoned: whether the user abandons the earlier run.
     :param run: a run that has just been polled, in case it is the record's.
     :param advice: what a person can do about a start whose run cannot be identified.
+    :param count_start: counts a run that this task has started, given the technique. Called when the run's id is
+        saved, so that no later attempt counts it again.
     """
 
     def __init__(
@@ -230,6 +235,7 @@ class Starter:
         abandoned: bool = False,
         run: Run | None = None,
         advice: str = ADVICE,
+        count_start: Callable[[str], None] = metrics.count_start,
     ) -> None:
         self._client = client
         self._technique_id = technique_id
@@ -245,12 +251,18 @@ class Starter:
         self._blank = records.empty_record(digest_of(technique_id, inputs, callback_url), technique_id)
         self._known = run
         self._advice = advice
+        self._count_start = count_start
         self._run: Run | Gone | None = None
         self._key_is_known = False
         self._attempts_left = client.settings.max_retries + 1
         self._record = self._blank
+        self.runs_left = 0
+        """Number of earlier runs in whose place another one is started, and that may be charged all the same."""
+        self._is_preparing = False
+        """Whether a new start is prepared, and the record is still that of an earlier one."""
         self._was_started_before = False
         self._replaces_presumed = False
+        self._repeats_start = False
         self._epoch: float | None = None
         self._clocks_apart = self._first_apart = answers.clocks_apart()
 
@@ -279,6 +291,11 @@ class Starter:
                 raise
             raise self._explain_lost_start(error) from None
 
+    @property
+    def may_be_charged(self) -> bool:
+        """Whether the start that was prepared last may have been sent, now or by an earlier attempt."""
+        return self._record.was_sent and not self._is_preparing
+
     def adopt(self, run_id: str) -> StartedRun:
         """Return a run that the user names, and store its id as if it had been started here."""
         with self._records.protect_paid_run():
@@ -286,27 +303,8 @@ class Starter:
         self._log.info("Adopted %s by adopt_run_id (%s)", run.run_id, run.status)
         record = self._records.load() or self._presume(self._records.new_intent(self._blank, None))
         if record is None or record.run_id != run.run_id:
-            self._save_run_id(self._adopted(run.run_id, record))
+            self._save_run_id(adopt(run.run_id, record, self._blank))
         return StartedRun(run, self._technique_id)
-
-    def _adopted(self, run_id: str, earlier: Record | None) -> Record:
-        """Return the record of a run that the user names. It keeps the starts that are still unanswered."""
-        if earlier is None:
-            return replace(self._blank, run_id=run_id)
-        is_open = earlier.adopted and earlier.sent and not earlier.delivered
-        if not (earlier.unanswered or is_open):
-            key, generation, past = earlier.key, earlier.generation, earlier.known_runs
-            return replace(self._blank, run_id=run_id, key=key, generation=generation, past=past)
-        same_inputs = not digests_differ(earlier.digest, self._blank.digest)
-        return replace(
-            self._after_clears(earlier),
-            run_id=run_id,
-            adopted=True,
-            delivered=False,
-            digest=self._blank.digest,
-            technique_id=self._technique_id,
-            resendable=earlier.resendable and same_inputs,
-        )
 
     def _load_record(self) -> Record:
         record = self._records.load()
@@ -411,7 +409,7 @@ class Starter:
 
     def _replace_run(self) -> Run | None:
         """Start a run in place of the record's, unless a start from before it was adopted is still unanswered."""
-        if not (self._record.adopted and self._record.sent):
+        if not self._record.hides_start:
             return self._start_new()
         self._log.info("Leaving %s, which was adopted while a start was unanswered", self._record.run_id)
         self._run = None
@@ -421,6 +419,13 @@ class Starter:
 
     def _start_new(self) -> Run | None:
         """Make an intent and send it, unless an earlier attempt may have sent it."""
+        self._repeats_start = False
+        # One that ended with a status that is not known may be charged.
+        run = self._run
+        is_uncharged = run is not None and not isinstance(run, Gone) and run.status == "failed"
+        was_abandoned = self._record.key == ABANDONED  # by command
+        self.runs_left += was_abandoned or (self._record.was_sent and not is_uncharged)
+        self._is_preparing = True
         plan, previous = self._prepare_to_send(), self._record
         intent = replace(
             self._records.new_intent(self._blank, previous), files=self._files, history_id=plan.history_id
@@ -431,11 +436,12 @@ class Starter:
         self._replaces_presumed |= replaces_presumed
         presumed = self._presume(intent) if replaces_presumed else None
         if presumed is not None:
-            self._record = presumed
+            self._record, self._is_preparing = presumed, False
             return None
         return self._send(intent)
 
     def _send_again(self) -> Run | None:
+        self._repeats_start = not self._record.presumed
         plan = self._prepare_to_send()
         record = replace(self._record, files=self._files, history_id=plan.history_id)
         self._log.info("Sending the start again, with its idempotency key")
@@ -459,6 +465,10 @@ class Starter:
             return self._handle_failed_start(error, earlier, request)
         self._log.info("Started %s" + (", now or by an earlier request" if earlier else ""), run.run_id)
         self._save_run_id(replace(self._record, run_id=run.run_id))
+        began = self._record.sent[-1][0] - CLOCK_MARGIN
+        # Without a record, an earlier attempt may have counted the run that it started.
+        if not (earlier and self._record.presumed) or (run.created_at or 0.0) / 1000 >= began:
+            self._count_start(self._technique_id)
         if earlier:
             return None  # Flora may have repeated its answer to the first request
         return run.model_copy(update={"charged_cost": None})  # the answer to a start contains a quote
@@ -475,6 +485,7 @@ class Starter:
             self._record = replace(
                 self._after_clears(record), sent=(*record.sent, (began, began + slow + self._start_duration))
             )
+            self._is_preparing = False
             self._records.save(self._record)
             if self._is_plan_outdated():
                 self._prepare_to_send()
@@ -564,6 +575,8 @@ class Starter:
         if is_only_one or (candidates and all(map(_is_replaceable, candidates))):
             self._log.info("Found %s after a lost answer", candidates[0].run_id)
             self._save_run_id(replace(self._record, run_id=candidates[0].run_id))
+            if not self._record.presumed:  # see _send
+                self._count_start(self._technique_id)
             return None
         if restarts and (candidates or self._replaces_presumed):
             self._log.warning(
@@ -617,7 +630,9 @@ class Starter:
     def _raise_failure(self) -> Run:
         run = self._run
         assert run is not None and not isinstance(run, Gone)  # noqa: S101, PT018  # decided so
-        raise FloraRunFailedError(run, self._technique_id)
+        if self._known is None or self._known.run_id != run.run_id:  # otherwise whoever polled it has counted it
+            metrics.count_failed(self._technique_id, remedy_of(run))
+        raise run_failure(run, self._technique_id)
 
     def _start_if_cleared(self) -> Run | None:
         run_id, is_gone = self._record.run_id, isinstance(self._run, Gone)
@@ -630,7 +645,7 @@ class Starter:
             "than before, or the technique may have been deleted. Nothing was started now. Restore the connection "
             "and retry"
             if is_gone
-            else "but the task's inputs have changed since. A template may render them differently in each "
+            else "but the task's inputs have changed since. A template or a function may give others in each "
             f"attempt. Nothing was started now. To use that run's result, set adopt_run_id={run_id!r}"
         )
         raise _with_run_id(
@@ -673,6 +688,8 @@ class Starter:
             del self._plan
         plan = self._plan
         plan.check_before_start()
+        if not self._repeats_start:
+            plan.check_limits()
         plan.prepare_inputs()
         return plan
 

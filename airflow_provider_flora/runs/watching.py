@@ -25,27 +25,20 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import tenacity
-
-from airflow_provider_flora.api import answers, operations, retries
+from airflow_provider_flora import metrics
+from airflow_provider_flora.api import answers, operations
 from airflow_provider_flora.api.error_dicts import copy_error
-from airflow_provider_flora.api.errors import (
-    FloraAnswerSizeError,
-    FloraAPIError,
-    FloraConnectionError,
-    FloraError,
-)
-from airflow_provider_flora.api.exchange import Response
+from airflow_provider_flora.api.errors import FloraConnectionError, FloraError
 from airflow_provider_flora.api.pages import Pages
-from airflow_provider_flora.api.waiting import COST_GRACE, RunWait, WaitListener, as_flora_error, is_refusal
+from airflow_provider_flora.api.waiting import COST_GRACE, RunWait, WaitListener, as_flora_error
 from airflow_provider_flora.runs.gate import CONCURRENCY, Gate, SettingsReader
+from airflow_provider_flora.runs.history import HistoryReader, lacks_details, may_pass
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Run
 
 log = logging.getLogger(__name__)
 
-PAGE_SIZE = 100
 POLLS_PER_PAGE = 6
 """Number of single polls that cost as much as one page (the vendor measured 265 ms for a page of 100 runs, and 42
 ms for each of 20 parallel polls)."""
@@ -59,9 +52,6 @@ HIDDEN_FOR = 10
 """Number of single polls after which the history is read for such a run again."""
 FEW_WAITS = 20
 """Up to this number of waits, a run that only lacks its price is polled each second; with more, like the others."""
-LARGE_PAGE_BYTES = 1024 * 1024
-"""Size in bytes above which pages get smaller: reading one page must not block the event loop."""
-PAGE_ATTEMPTS = 3
 WALKS_TO_BLAME = 2
 """Number of failed walks, while single polls succeed, after which the history counts as broken."""
 HISTORY_REST = 60.0
@@ -88,6 +78,7 @@ async def watch(
     deadline: float | None = None,
     listener: WaitListener | None = None,
     waits_for_cost: bool = True,
+    shows_gauges: bool = True,
 ) -> Run:
     """Wait until a run has completed or failed, together with all other waits of the same connection.
 
@@ -101,6 +92,8 @@ async def watch(
         least once.
     :param listener: receives changes and interruptions, in the caller's context.
     :param waits_for_cost: whether a completed run is polled a moment longer for its ``charged_cost``.
+    :param shows_gauges: whether the connection's gauges show the waits on this event loop: those of a triggerer. Of
+        two processes with one name the last to send would be seen.
     :raises FloraRunTimeoutError: the run did not finish in time.
     :raises FloraError: another error ended the wait. It is retryable.
     """
@@ -109,7 +102,7 @@ async def watch(
     watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
     watcher = watchers.get(conn_id)
     if watcher is None or watcher.ended:
-        watcher = watchers[conn_id] = Watcher(conn_id, read_settings)
+        watcher = watchers[conn_id] = Watcher(conn_id, read_settings, shows_gauges=shows_gauges)
     watcher.add(wait)
     try:
         outcome = await wait.outcome
@@ -188,21 +181,23 @@ class Wait(RunWait):
 class Watcher:
     """A poller for all waits of one connection on one event loop. It runs while there are waits."""
 
-    def __init__(self, conn_id: str, read_settings: SettingsReader) -> None:
+    def __init__(self, conn_id: str, read_settings: SettingsReader, *, shows_gauges: bool) -> None:
         self.ended = False
+        self._conn_id = conn_id
+        self._shows_gauges = shows_gauges
+        self._gauges: metrics.WatcherGauges | None = None
         self._gate = Gate(conn_id, read_settings, self._report_to_all)
         self._waits: dict[str, list[Wait]] = {}  # by run id; several tasks may wait for one run
         self._phase = random.random()
         self._wake = asyncio.Event()
         self._sleeps_until = -math.inf
-        self._page_size = PAGE_SIZE
+        self._history = HistoryReader(self._gate)
         # Of each history, by technique:
         self._depths: dict[str | None, float] = {}  # pages that are cheaper than single polls
         # created_at of the last run on them, and the price of the waits that were due when that was found
         self._horizons: dict[str | None, tuple[float, float]] = {}
         self._failed_walks: defaultdict[str | None, int] = defaultdict(int)
         self._no_walks_until: dict[str | None, float] = {}
-        self._history_ids: dict[str, str] = {}
         # In its own context, so that its log lines do not go to the first trigger.
         self._task = contextvars.Context().run(asyncio.get_running_loop().create_task, self._work())
 
@@ -261,6 +256,8 @@ class Watcher:
     async def _work(self) -> None:
         try:
             await self._gate.open()
+            if self._shows_gauges and metrics.are_on():
+                self._gauges = await asyncio.to_thread(metrics.WatcherGauges, self._conn_id)
             while not self.ended:
                 await self._sleep_until_due()
                 await self._cycle()
@@ -272,6 +269,8 @@ class Watcher:
             self._end_all(as_flora_error(error))
         finally:
             self.ended = True
+            if self._gauges is not None:
+                self._gauges.show(0, 0.0, 0.0)
             await self._gate.close()
 
     async def _sleep_until_due(self) -> None:
@@ -296,13 +295,18 @@ class Watcher:
             return [wait for wait in waits if not wait.over and wait.due <= now]
 
         groups: defaultdict[str, list[Wait]] = defaultdict(list)
-        for wait in due(self._active_waits()):
+        waits = due(self._active_waits())
+        shows = bool(waits) and self._gauges is not None
+        first_due = min(wait.due for wait in waits) if shows else now
+        for wait in waits:
             groups[wait.technique_id].append(wait)
         if len(groups) > 1:
             await self._walk_if_cheaper(ALL_TECHNIQUES, self._prices(groups))
         for technique_id, group in groups.items():
             await self._walk_if_cheaper(technique_id, dict.fromkeys(due(group), 1.0))
-        await self._poll_singly(due([wait for group in groups.values() for wait in group]))
+        await self._poll_singly(due(waits))
+        if shows and self._gauges is not None:
+            self._gauges.show(len(self._active_waits()), time.monotonic() - now, now - first_due)
 
     def _next_tick(self, interval: float) -> float:
         """Return the next time at which all waits with this interval are due."""
@@ -377,7 +381,7 @@ class Watcher:
         for technique_id, group in groups.items():
             price = float(len(group))
             if self._may_walk(technique_id):
-                pages = max(self._depth(technique_id), math.ceil(len(group) / self._page_size))
+                pages = max(self._depth(technique_id), math.ceil(len(group) / self._history.page_size))
                 price = min(price, pages * POLLS_PER_PAGE)
             prices.update({wait: price / len(group) for wait in group if not wait.missed})
         return prices
@@ -415,7 +419,7 @@ class Watcher:
         except FloraError as error:
             log.warning("Could not read the run history of %s: %s", technique_id or "all techniques", error)
             self._failed_walks[technique_id] += was_well
-            if not _may_pass(error) or self._failed_walks[technique_id] >= WALKS_TO_BLAME:
+            if not may_pass(error) or self._failed_walks[technique_id] >= WALKS_TO_BLAME:
                 self._failed_walks[technique_id] = 0
                 self._no_walks_until[technique_id] = time.monotonic() + HISTORY_REST
             return
@@ -441,7 +445,7 @@ class Watcher:
         complete = False
         # Read on while the pages since the last useful one cost less than single polls of the missing runs.
         while not complete and left > 2 and debt <= left:
-            runs = await self._read_page(pages)
+            runs = await self._history.read_page(pages)
             taken += 1
             if taken == 1 and runs:
                 horizon = runs[0].created_at or math.inf
@@ -466,61 +470,14 @@ class Watcher:
 
     def _apply_listed(self, wait: Wait, run: Run) -> None:
         wait.missed = 0
-        if _lacks_details(run) if run.finished else wait.finished:
+        if lacks_details(run) if run.finished else wait.finished:
             wait.due = min(wait.due, time.monotonic())
         else:
             self._apply(wait, run)
 
     async def _open_history(self, technique_id: str | None) -> Pages[Run]:
-        history_id = None if technique_id is ALL_TECHNIQUES else await self._get_history_id(technique_id)
-        return operations.list_technique_runs(history_id, None, None, None, self._page_size)
-
-    async def _read_page(self, pages: Pages[Run]) -> Sequence[Run]:
-        """Read the next page. Retry after an error that may pass soon."""
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(_may_pass_soon),
-            stop=tenacity.stop_after_attempt(PAGE_ATTEMPTS),
-            wait=lambda state: retries.backoff(retries.FIRST_BACKOFF, state.attempt_number),
-            reraise=True,
-        )
-        return await retrying(self._ask_for_page, pages)
-
-    async def _ask_for_page(self, pages: Pages[Run]) -> Sequence[Run]:
-        """Reduce the page size if texts make pages too large."""
-        while True:
-            pages.resize(self._page_size)
-            assert pages.request is not None  # noqa: S101
-            try:
-                return await self._gate.ask(pages.request, self._reader(pages), spaced=False)
-            except FloraAnswerSizeError as error:
-                pages.halve(error)
-                self._page_size = pages.page_size
-
-    def _reader(self, pages: Pages[Run]) -> Callable[[Response], Sequence[Run]]:
-        def read(response: Response) -> Sequence[Run]:
-            size = len(response.body)
-            if size > LARGE_PAGE_BYTES:
-                self._page_size = max(min(10, self._page_size), self._page_size // 2)
-            elif size < LARGE_PAGE_BYTES / 4:
-                self._page_size = min(PAGE_SIZE, self._page_size * 2)
-            return pages.read(response)
-
-        return read
-
-    async def _get_history_id(self, technique_id: str) -> str:
-        """Return the technique's id, which the history filters by. Look a slug up once."""
-        if technique_id.startswith("tech_"):
-            return technique_id
-        if technique_id not in self._history_ids:
-            try:
-                technique = await self._gate.ask(operations.get_technique(technique_id), answers.read_technique)
-            except FloraError as error:
-                if not (is_refusal(error) and error.status == HTTPStatus.NOT_FOUND):
-                    raise
-                self._history_ids[technique_id] = technique_id
-            else:
-                self._history_ids[technique_id] = technique.technique_id
-        return self._history_ids[technique_id]
+        history_id = None if technique_id is ALL_TECHNIQUES else await self._history.get_id(technique_id)
+        return operations.list_technique_runs(history_id, None, None, None, self._history.page_size)
 
 
 async def _await_all(polls: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -532,23 +489,6 @@ async def _await_all(polls: Sequence[Coroutine[Any, Any, None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _lacks_details(run: Run) -> bool:
-    """Whether a finished run lacks details, which are optional in the history."""
-    if run.completed:
-        return not run.outputs
-    return run.failed and not (run.error_code or run.error_message)
-
-
-def _may_pass(error: FloraError) -> bool:
-    """Whether an error of reading a history may pass, and does not show that the history is broken."""
-    foreign = isinstance(error, FloraAPIError) and not error.is_floras_own
-    return error.transient or foreign or error.status == HTTPStatus.UNAUTHORIZED
-
-
-def _may_pass_soon(error: BaseException) -> bool:
-    return isinstance(error, FloraError) and _may_pass(error) and error.status != HTTPStatus.UNAUTHORIZED
 
 
 _watchers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Watcher]] = WeakKeyDictionary()

@@ -15,6 +15,7 @@ from airflow_provider_flora.airflow_compat import (
     PokeReturnValue,
     conf,
 )
+from airflow_provider_flora.lineage.telling import TellsLineage
 from airflow_provider_flora.task.deadline import NO_TRIGGERER_GRACE, Deadline
 from airflow_provider_flora.task.parameters import check_choice
 from airflow_provider_flora.task.state import REFUSAL, store_of
@@ -29,7 +30,7 @@ _SMALLEST_INTERVAL = 1.0
 """Seconds between two polls if ``poke_interval`` is 0."""
 
 
-class FloraTechniqueRunSensor(BaseSensorOperator):
+class FloraTechniqueRunSensor(TellsLineage, BaseSensorOperator):
     """Wait for a technique run and return its outputs, as the operator does.
 
     ``mode="poke"`` occupies a worker, ``mode="reschedule"`` one for each poll, ``deferrable=True`` none. An error
@@ -52,6 +53,7 @@ class FloraTechniqueRunSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("technique_id", "run_id", "flora_conn_id")
     ui_color = "#e8f0e4"
+    lineage_mode = "wait"
 
     def __init__(
         self,
@@ -204,16 +206,18 @@ class FloraTechniqueRunSensor(BaseSensorOperator):
                 poll_interval=self.poke_interval,
                 flora_conn_id=self.flora_conn_id,
                 timeout=deadline.timeout,
+                own=False,
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=deadline.seconds_left()) + NO_TRIGGERER_GRACE,
         )
 
     def _hand_over(self, run: Run, context: Context) -> Any:
-        from airflow_provider_flora.runs.outcome import hand_over
+        from airflow_provider_flora.runs.outcome import count_run, hand_over
 
         if self.do_xcom_push and not run.failed:
             context["ti"].xcom_push(key="run_id", value=run.run_id)
+        count_run(run, self.technique_id, self, context, again=True)
         return hand_over(run, self.technique_id, context, self.returns, self.log)
 
     def _advice(self) -> str:

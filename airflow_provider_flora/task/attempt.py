@@ -77,6 +77,11 @@ class Attempt:
         """
         return max(1, self.try_number - (self.max_tries - self.retries))
 
+    @property
+    def was_cleared(self) -> bool:
+        """Whether a user has cleared the task instance, in this execution or before it."""
+        return self.try_number > self.number
+
 
 def execution_id(context: Mapping[str, Any]) -> str:
     """Return the id of an execution: all attempts share it until the task is cleared."""

@@ -8,6 +8,7 @@
     flora_rows_0    the records of a batch's rows, in pages                   ``batch.journal``
     flora_progress  how far a batch is, in words                              people
     flora_refused   the first of Flora's refusals to show a run               ``sensors.flora``
+    flora_share     what the task has spent of its DAG run's budget           ``runs.dag_run_budget``
 
 Values are read leniently: the next attempt may run another release.
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 RUN, FLORA_ASSETS, FILES, REFUSAL = "flora_run", "flora_assets", "flora_files", "flora_refused"
 BATCH, BATCH_ROWS, PROGRESS = "flora_batch", "flora_rows_", "flora_progress"
+SHARE = "flora_share"
 
 
 def store_of(context: Mapping[str, Any]) -> Any:

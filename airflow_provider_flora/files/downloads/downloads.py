@@ -55,7 +55,7 @@ MAX_SECONDS = 2 * 3600.0
 LARGE_BYTES = 16 * 1024 * 1024
 """Size from which the log reports progress: each 10 %, or each 10 s."""
 PROGRESS_SECONDS = 10.0
-_GET = exchange.Request("GET", "")
+_GET = exchange.Request("download", "GET", "")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class InputFiles:
     """
 
     def __init__(self, inputs: Inputs, client: FloraClient, record: UploadRecord, seed: str, log: Log) -> None:
-        self.inputs = _with_texts(inputs)
+        self.inputs = with_texts(inputs)
         self._client = client
         self._record = record
         self._seed = seed
@@ -60,16 +60,12 @@ class InputFiles:
 
         :raises FloraFileError: the file cannot be read now.
         """
-        wanted = MEDIA_INPUT_TYPES[input_type]
         try:
-            content_type = self._file(name).check()
+            return problem_of(self._file(name), input_type)
         except FloraFileError as error:
             if error.remedy.retryable:
                 raise
             return None if self._is_gone(name) else str(error)
-        if not content_type.startswith(wanted):
-            return f"{name!r} is {content_type}"
-        return None
 
     def upload(self, entries: Sequence[RunInput], technique: Technique) -> list[RunInput]:
         """Upload each file that is not at Flora yet. Return the inputs with URLs in place of files.
@@ -121,7 +117,18 @@ class InputFiles:
         return earlier
 
 
-def _with_texts(inputs: Any) -> Any:
+def problem_of(file: SourceFile, input_type: str) -> str | None:
+    """Return the problem of a file's type for an input type, or ``None`` if there is none.
+
+    :raises FloraFileError: the file cannot be read, or Flora does not accept it.
+    """
+    content_type = file.check()
+    return (
+        None if content_type.startswith(MEDIA_INPUT_TYPES[input_type]) else f"{file.location!r} is {content_type}"
+    )
+
+
+def with_texts(inputs: Any) -> Any:
     """Return inputs of either form as plain JSON, with paths as texts."""
     if isinstance(inputs, Mapping):
         return {name: as_text(value) for name, value in inputs.items()}
@@ -140,14 +147,7 @@ def _with_text(entry: Any) -> Any:
 
 def possible_files(inputs: Any) -> Iterable[str]:
     """Return the values that look like file names of images or videos, without web URLs."""
-    if isinstance(inputs, Mapping):
-        values = [*inputs.values()]
-    elif isinstance(inputs, list):
-        entries = [entry for entry in inputs if isinstance(entry, Mapping)]
-        values = [entry.get("value") for entry in entries if entry.get("type") != "text"]
-    else:
-        values = []
-    for value in dict.fromkeys(value for value in values if isinstance(value, str)):
+    for value in possible_media(inputs):
         kind = content_type_of(value) or ""
         if (
             kind.startswith(tuple(MEDIA_INPUT_TYPES.values()))
@@ -156,3 +156,15 @@ def possible_files(inputs: Any) -> Iterable[str]:
             and "\n" not in value
         ):
             yield value
+
+
+def possible_media(inputs: Any) -> Iterable[str]:
+    """Return the texts among the values of inputs, each once, without those whose type is known to be ``text``."""
+    if isinstance(inputs, Mapping):
+        values = [*inputs.values()]
+    elif isinstance(inputs, list):
+        entries = [entry for entry in inputs if isinstance(entry, Mapping)]
+        values = [entry.get("value") for entry in entries if entry.get("type") != "text"]
+    else:
+        values = []
+    return dict.fromkeys(value for value in values if isinstance(value, str))
