@@ -1,11 +1,12 @@
-"""The plugin that Airflow loads: where its pages are in the UI. Imports nothing that costs time.
+"""The plugin that Airflow loads: where its pages and its webhooks are. Imports nothing that costs time.
 
-Every component of Airflow loads plugins. So the pages are built in the API server only, by their first request.
+Every component of Airflow loads plugins. So what answers requests is built in the API server only, by the first.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from airflow_provider_flora.airflow_compat import AirflowPlugin, airflow_is_at_least
@@ -13,10 +14,11 @@ from airflow_provider_flora.airflow_compat import AirflowPlugin, airflow_is_at_l
 _TASK = "dag_id={DAG_ID}&run_id={RUN_ID}&task_id={TASK_ID}&map_index={MAP_INDEX}"
 
 
-class Pages:
-    """The ASGI application of the pages, built by its first request. If that fails, the next one tries again."""
+class LazyApp:
+    """An ASGI application, built by its first request. If that fails, the next one tries again."""
 
-    def __init__(self) -> None:
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
         self._building = asyncio.Lock()
         self._app: Any = None
 
@@ -24,27 +26,42 @@ class Pages:
         """Serve a request."""
         if self._app is None:
             async with self._building:
-                self._app = self._app or await asyncio.to_thread(_build)
+                self._app = self._app or await asyncio.to_thread(self._build)
         await self._app(scope, receive, send)
 
 
-def _build() -> Any:
+def _build_pages() -> Any:
     from airflow_provider_flora.plugins.pages import build
 
     return build()
 
 
-class FloraPlugin(AirflowPlugin):
-    """Flora's pages in Airflow's UI: a tab of a task, a tab of a DAG run, and a page in the navigation.
+def _build_webhooks() -> Any:
+    from airflow_provider_flora.plugins.webhooks import FloraWebhookApp
 
-    Before Airflow 3.1 the plugin has no pages.
+    return FloraWebhookApp()
+
+
+class FloraPlugin(AirflowPlugin):
+    """Flora's pages in Airflow's UI (a tab of a task and of a DAG run, a page in the navigation), and its webhooks.
+
+    Before Airflow 3.1 the plugin has neither, and before 3.3 no listener.
     """
 
     name = "flora"
     fastapi_apps: list[Any] = []  # noqa: RUF012  as Airflow declares it
     external_views: list[Any] = []  # noqa: RUF012
+    listeners: list[Any] = []  # noqa: RUF012
+    if airflow_is_at_least(3, 3):
+        from airflow_provider_flora.plugins import told_runs
+
+        listeners = [told_runs]
     if airflow_is_at_least(3, 1):
-        fastapi_apps = [{"name": "flora", "app": Pages(), "url_prefix": "/flora"}]
+        fastapi_apps = [
+            # In this order: Airflow asks the first whose prefix fits.
+            {"name": "flora webhooks", "app": LazyApp(_build_webhooks), "url_prefix": "/flora/webhooks"},
+            {"name": "flora", "app": LazyApp(_build_pages), "url_prefix": "/flora"},
+        ]
         # Relative, so that they follow the path of Airflow's base_url. Each route must be unique.
         external_views = [
             {

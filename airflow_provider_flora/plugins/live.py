@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from dataclasses import replace
 
-from airflow_provider_flora.plugins.reading import TaskView
+from airflow_provider_flora.metadata.reading import TaskView
 
 KEPT_SECONDS = 5.0
 PATIENCE = 2.0

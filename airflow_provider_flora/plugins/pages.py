@@ -32,11 +32,8 @@ from airflow_provider_flora.airflow_compat import (
     get_user,
     requires_access_dag,
 )
-from airflow_provider_flora.api.errors import FloraRunFailedError
-from airflow_provider_flora.plugins import rendering
-from airflow_provider_flora.plugins.live import LiveRuns
-from airflow_provider_flora.plugins.manifests import PAGE_ROWS, Manifests
-from airflow_provider_flora.plugins.reading import (
+from airflow_provider_flora.api.errors import FloraRunCreditsError, FloraRunFailedError
+from airflow_provider_flora.metadata.reading import (
     UNFINISHED,
     RunView,
     Task,
@@ -51,10 +48,14 @@ from airflow_provider_flora.plugins.reading import (
     read_values,
     read_views,
 )
+from airflow_provider_flora.plugins import rendering
+from airflow_provider_flora.plugins.live import LiveRuns
+from airflow_provider_flora.plugins.manifests import PAGE_ROWS, Manifests
 from airflow_provider_flora.plugins.spending import SHOWN, dags_with_runs, read_spending
 from airflow_provider_flora.plugins.streaming import send_file
 from airflow_provider_flora.runs.outcome import BATCH_KEY, ERROR_KEY, RUN_COST_KEY
 
+_RUN_FAILED = (FloraRunFailedError.kind, FloraRunCreditsError.kind)
 ENTITIES = (DagAccessEntity.XCOM, DagAccessEntity.TASK_INSTANCE)
 MAY_READ = [Depends(requires_access_dag("GET", entity)) for entity in ENTITIES]
 HEADERS = {
@@ -254,7 +255,7 @@ def _total(session: Any, instances: Any) -> dict[str, Any]:
 def _has_failed(of: Mapping[str, Any]) -> bool:
     """Whether Flora's run has failed, and the task waits for its next try. After other errors the run goes on."""
     error = of.get(ERROR_KEY)
-    return isinstance(error, dict) and error.get("kind") == FloraRunFailedError.kind
+    return isinstance(error, dict) and error.get("kind") in _RUN_FAILED
 
 
 def _sample(view: TaskView) -> list[tuple[str, RunView]]:

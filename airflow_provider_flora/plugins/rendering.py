@@ -15,8 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import airflow_provider_flora
 from airflow_provider_flora.api.file_types import content_type_of, name_in_url
 from airflow_provider_flora.api.lenient import storable
-from airflow_provider_flora.plugins.manifests import Page, Row
-from airflow_provider_flora.plugins.reading import (
+from airflow_provider_flora.metadata.reading import (
     Neighbours,
     RunView,
     Task,
@@ -24,6 +23,7 @@ from airflow_provider_flora.plugins.reading import (
     is_safe,
     read_run,
 )
+from airflow_provider_flora.plugins.manifests import Page, Row
 
 HERE = Path(__file__).parent
 REMEDIES = {

@@ -16,7 +16,7 @@ from sqlalchemy import and_, select
 
 from airflow_provider_flora.airflow_compat import TaskInstance, XComModel
 from airflow_provider_flora.links.flora import TECHNIQUE_URL_KEY
-from airflow_provider_flora.plugins.reading import (
+from airflow_provider_flora.metadata.reading import (
     UNFINISHED,
     Task,
     as_number,

@@ -63,6 +63,9 @@ class FloraBatchTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the runs, and fire."""
+        from airflow_provider_flora.runs.own_runs import remember
+
+        remember(self.run_ids)
         waits = {asyncio.ensure_future(self._wait_for(run_id)) for run_id in self.run_ids}
         finished, ends = 0, None
         try:

@@ -27,6 +27,7 @@ class FloraTechniqueRunTrigger(BaseTrigger):
     :param poll_interval: seconds between two polls. Flora recommends 2 to 5.
     :param flora_conn_id: the connection.
     :param timeout: seconds, as the user set it, for the error. Default: the seconds until the deadline.
+    :param own: whether a task of this Airflow has started the run.
     :param version: version of these arguments, which Airflow stores while a task is deferred.
     :param others: arguments of another release of the provider. They are ignored.
     """
@@ -39,6 +40,7 @@ class FloraTechniqueRunTrigger(BaseTrigger):
         poll_interval: float = 5.0,
         flora_conn_id: str = "flora_default",
         timeout: float | None = None,
+        own: bool = True,
         version: int = VERSION,
         **others: Any,
     ) -> None:
@@ -49,6 +51,7 @@ class FloraTechniqueRunTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.flora_conn_id = flora_conn_id
         self.timeout = timeout
+        self.own = own
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the arguments for Airflow's database: plain JSON, without the API key."""
@@ -62,6 +65,7 @@ class FloraTechniqueRunTrigger(BaseTrigger):
                 "poll_interval": self.poll_interval,
                 "flora_conn_id": self.flora_conn_id,
                 "timeout": self.timeout,
+                **({} if self.own else {"own": False}),
             },
         )
 
@@ -70,7 +74,10 @@ class FloraTechniqueRunTrigger(BaseTrigger):
         from airflow_provider_flora.api.errors import FloraInternalError
         from airflow_provider_flora.api.waiting import as_flora_error
         from airflow_provider_flora.runs.events import WaitEvent
+        from airflow_provider_flora.runs.own_runs import remember
 
+        if self.own:
+            remember([self.run_id])
         try:
             event = WaitEvent.of_run(await self._finished_run(), self.technique_id)
         except Exception as error:
