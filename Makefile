@@ -53,7 +53,8 @@ define beside
 endef
 
 # Several processes, each with whole files. A test that hangs ends its process and shows where it was.
-IN_PARALLEL = --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
+BY_FILE = --dist loadfile -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
+IN_PARALLEL = $(BY_FILE) --no-loadscope-reorder
 
 test: $(VENV)/.ready $(NODE_MODULES:%=%/.ready)  ## Run the tests a person waits for, one real kill among them
 	@echo "The unit tests run beside those of real Airflow processes; their output comes in the end"
@@ -72,7 +73,7 @@ test-airflow: $(VENV)/.ready $(if $(PYTHON_2_11),$(VENV_2_11)/.ready)  ## Run th
 		$(if $(PYTHON_2_11),$(ON_2_11),echo "No Python 3.10 to 3.12 is here: the unit tests on Airflow 2.11 are left out"),\
 		FLORA_FAULTS=part $(BIN)/python -m pytest tests/airflow --ignore=tests/airflow/pages \
 			tests/compatibility tests/faults)
-	$(BIN)/python -m pytest -m slow tests/unit tests/docs tests/simulation
+	$(BIN)/python -m pytest -n 2 $(IN_PARALLEL) -m slow tests/unit tests/docs tests/simulation
 
 simulate: $(VENV)/.ready  ## Play histories of tasks in a modelled world: SEED=1 COUNT=20000 JOBS=2
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
@@ -100,7 +101,7 @@ $(SETS:%=try-%): try-%: .venv-%/.ready
 	@$(BIN)/uv pip check --quiet --python .venv-$*/bin/python
 	FLORA_AIRFLOW_PYTHON=.venv-$*/bin/python $(BIN)/python -m pytest --quiet tests/compatibility
 	$(if $(filter $*,$(SETS_WITH_UNIT_TESTS)),env -u FLORA_TESTS_LEAVE_NOTHING_OUT .venv-$*/bin/pytest --quiet \
-		--import-mode=append tests/unit --ignore=tests/unit/api --ignore=tests/unit/files)
+		-n 2 $(BY_FILE) --import-mode=append tests/unit --ignore=tests/unit/api --ignore=tests/unit/files)
 	$(if $(filter $*,$(SETS_WITH_PAGES)),FLORA_AIRFLOW_PYTHON=.venv-$*/bin/python $(BIN)/python -m pytest --quiet \
 		tests/airflow/pages)
 

@@ -68,7 +68,7 @@ You can edit example_dags/: changes take effect within seconds. Ctrl-C stops eve
 """,
             flush=True,
         )
-        for line in example_runs.run_all(airflow):
+        for line in example_runs.run_all(airflow, emulator):
             print(f"  {line}", flush=True)
         airflow.watch()
 

@@ -16,6 +16,8 @@ from scripts.local_airflow import FINISHED, LocalAirflow, LocalAirflowError, Not
 
 FOLDER = Path(__file__).resolve().parents[1] / "example_dags"
 DAG_IDS = sorted(path.stem for path in FOLDER.glob("flora_*.py"))
+WATCHING = "flora_on_designers_run"
+"""The example that a run at Flora starts, of a designer."""
 RUN_ID = "example"
 """The id of the runs that are triggered. A DAG with a schedule has the run that its schedule starts."""
 
@@ -75,21 +77,29 @@ def _as_csv(*rows: Sequence[str]) -> bytes:
     return file.getvalue().encode()
 
 
-def run_all(airflow: LocalAirflow, timeout: float = 900) -> Iterator[str]:
+def run_all(airflow: LocalAirflow, emulator: EmulatorProcess, timeout: float = 900) -> Iterator[str]:
     """Start one run of each example and wait until each is finished or asks a person; yields lines of progress.
 
     Never fails because of a run: one that cannot start, fails or takes too long is a line.
     """
     started = []
-    # In the order of the alphabet, so that flora_pipeline_on_refresh is there before the asset that starts it.
+    try:
+        start_as_designer(airflow, emulator)
+    except (LocalAirflowError, NotYetError, requests.RequestException) as error:
+        yield f"{WATCHING} has no run of a designer: {error}"
     for dag_id in DAG_IDS:
         try:
-            start(airflow, dag_id)
+            make_run(airflow, dag_id)
             started.append(dag_id)
         except (LocalAirflowError, NotYetError, requests.RequestException) as error:
             # A mistake in a DAG file comes as a traceback, which ends with what is wrong.
             lines = str(error).strip().splitlines() or [type(error).__name__]
             yield f"{dag_id} was not started: {lines[-1 if isinstance(error, LocalAirflowError) else 0][:300]}"
+    # All with one request: beside running tasks, each may stop SQLite for a minute (see `trigger`).
+    which = {"dag_id_pattern": "flora_", "limit": 100}
+    airflow.wait_until(
+        lambda: airflow.api("PATCH", "/dags", params=which, body={"is_paused": False}), 300, "the examples' start"
+    )
     ends = time.monotonic() + timeout
     shown: Mapping[str, str] = {}
     while time.monotonic() < ends:
@@ -109,24 +119,38 @@ def run_all(airflow: LocalAirflow, timeout: float = 900) -> Iterator[str]:
     yield f"not finished after {timeout / 60:.0f} minutes: {', '.join(late)}"
 
 
-def start(airflow: LocalAirflow, dag_id: str) -> None:
-    """Start a run of an example, or let its schedule start one."""
+def start_as_designer(airflow: LocalAirflow, emulator: EmulatorProcess) -> None:
+    """Start a run at Flora, as a designer does, when the watch that is to hear of it has begun.
 
-    def is_started() -> bool:
-        airflow.wait_for_dag(dag_id)
-        if airflow.api("GET", f"/dags/{dag_id}")["timetable_summary"] is not None:
-            airflow.unpause(dag_id)
-            return True
-        try:
-            airflow.trigger(dag_id, run_id=RUN_ID)
-        except requests.HTTPError as error:
-            # An earlier try has started it, and its answer was lost.
-            if error.response is None or error.response.status_code != 409:
-                raise
-        return True
+    Nothing else may have listed runs before.
+    """
+    airflow.wait_for_dag(WATCHING)
+    airflow.unpause(WATCHING)
+    # Airflow reads the watchers of a DAG when it parses its file again.
+    airflow.api("PUT", f"/parseDagFile/{airflow.api('GET', f'/dags/{WATCHING}')['file_token']}")
 
-    # While tasks run, a SQLite database may be too busy for a start, which may then be sent again: its id stays.
-    airflow.wait_until(is_started, 60, f"the start of {dag_id}")
+    def has_begun() -> bool:
+        ledger = requests.get(f"{emulator.origin}/_emulator/ledger", timeout=30).json()
+        return bool(ledger["requests"].get("listTechniqueRuns", 0) >= 3)  # two of active runs, and one of all
+
+    airflow.wait_until(has_begun, 120, "the begin of the watch of Flora's runs")
+    inputs = [
+        {"id": "photo", "type": "imageUrl", "value": f"{emulator.origin}/media/samples/lamp.png"},
+        {"id": "motion", "type": "text", "value": "slow push in"},
+    ]
+    requests.post(
+        f"{emulator.base_url}/techniques/product-motion/runs",
+        json={"inputs": inputs, "mode": "async"},
+        headers={"Authorization": f"Bearer {API_KEY}"},
+        timeout=30,
+    ).raise_for_status()
+
+
+def make_run(airflow: LocalAirflow, dag_id: str) -> None:
+    """Make a run of an example, which begins when its DAG is unpaused. A schedule makes its own."""
+    airflow.wait_for_dag(dag_id)
+    if airflow.api("GET", f"/dags/{dag_id}")["timetable_summary"] is None:
+        airflow.trigger(dag_id, run_id=RUN_ID, stays_paused=True)
 
 
 def read_states(airflow: LocalAirflow) -> dict[str, str]:

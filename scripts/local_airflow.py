@@ -433,7 +433,7 @@ class LocalAirflow:
         """One call of Airflow's REST API; `path` follows `/api/v2`. Gives the answer's JSON."""
         if "Authorization" not in self._session.headers:
             self._session.headers["Authorization"] = f"Bearer {self.token()}"
-        answer = self._session.request(method, f"{self.url}/api/v2{path}", json=body, params=params, timeout=30)
+        answer = self._session.request(method, f"{self.url}/api/v2{path}", json=body, params=params, timeout=120)
         if not answer.ok:
             raise requests.HTTPError(f"{method} {path}: {answer.status_code} {answer.text}", response=answer)
         return answer.json() if answer.content else None
@@ -486,14 +486,38 @@ class LocalAirflow:
         """Let a DAG run; with `paused=True` the reverse."""
         self.api("PATCH", f"/dags/{dag_id}", body={"is_paused": paused})
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str | None = None) -> str:
-        """Wait for the DAG, unpause it and start a run; gives the run's id."""
+    def trigger(
+        self,
+        dag_id: str,
+        conf: Mapping[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+        stays_paused: bool = False,
+    ) -> str:
+        """Wait for the DAG, unpause it and start a run; gives the run's id.
+
+        With SQLite, the start may find the database locked, and is sent again: Airflow's API server logs it on its
+        event loop, and may wait there for another of its requests, until SQLite's timeout.
+
+        :param stays_paused: do not unpause it. The run begins when somebody does.
+        """
         self.wait_for_dag(dag_id)
-        self.unpause(dag_id)
         body: dict[str, Any] = {"logical_date": datetime.now(timezone.utc).isoformat(), "conf": conf or {}}
-        if run_id:
-            body["dag_run_id"] = run_id
-        return str(self.api("POST", f"/dags/{dag_id}/dagRuns", body=body)["dag_run_id"])
+        body["dag_run_id"] = run_id = run_id or f"manual__{body['logical_date']}"
+
+        def is_started() -> bool:
+            if not stays_paused:
+                self.unpause(dag_id)
+            try:
+                self.api("POST", f"/dags/{dag_id}/dagRuns", body=body)
+            except requests.HTTPError as error:
+                if error.response is None or error.response.status_code != 409:
+                    raise
+                # An earlier try has started it, and its answer was lost.
+            return True
+
+        self.wait_until(is_started, 300, f"the start of {dag_id}")
+        return run_id
 
     def dag_run_state(self, dag_id: str, run_id: str) -> str:
         """The state of a run: queued, running, success or failed."""

@@ -93,7 +93,7 @@ def main() -> int:
             aws = {"conn_type": "aws", "login": "me", "password": "secret", "extra": {"endpoint_url": endpoint}}
             env = {"AIRFLOW_CONN_AWS_DEFAULT": json.dumps(aws), "AWS_DEFAULT_REGION": "us-east-1"}
             with example_runs.airflow_with_examples(home, emulator, f"s3://aws_default@{BUCKET}", env) as airflow:
-                take_all(airflow, chromium)
+                take_all(airflow, emulator, chromium)
     except (LocalAirflowError, NotYetError, PictureError) as error:
         print(f"\n{error}\n\nAll logs: {home}", file=sys.stderr)
         return 1
@@ -127,9 +127,9 @@ def s3() -> Iterator[tuple[Any, str]]:
         server.stop()
 
 
-def take_all(airflow: LocalAirflow, chromium: str) -> None:
+def take_all(airflow: LocalAirflow, emulator: EmulatorProcess, chromium: str) -> None:
     """Run the examples and take the pictures of their pages."""
-    for line in example_runs.run_all(airflow):
+    for line in example_runs.run_all(airflow, emulator):
         print(f"  {line}", flush=True)
     states = example_runs.read_states(airflow)
     failed = [dag_id for dag_id in example_runs.DAG_IDS if states.get(dag_id) not in ("success", example_runs.ASKS)]

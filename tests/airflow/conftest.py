@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
+from airflow_provider_flora.runs.credits import CreditsNotice
 from scripts.local_airflow import LocalAirflow
 from tests.airflow.flora_key import API_KEY
 
@@ -22,14 +24,15 @@ DATABASES = REPOSITORY / ".airflow" / "empty-databases"
 
 @pytest.fixture(scope="session")
 def _emulator() -> Iterator[Emulator]:
-    with Emulator(run_seconds=2, cost_lag=0.5, api_key=API_KEY) as emulator:
+    with Emulator(run_seconds=2, cost_lag=0.5, api_key=API_KEY, allow_loopback_callbacks=True) as emulator:
         yield emulator
 
 
 @pytest.fixture
 def emulator(_emulator: Emulator) -> Emulator:
-    """The emulator with an empty ledger."""
+    """The emulator with an empty ledger. No test of before has left a notice that its credits have run out."""
     _emulator.reset()
+    CreditsNotice(ClientSettings(_emulator.api_key, _emulator.base_url)).remove()
     return _emulator
 
 

@@ -108,7 +108,7 @@ def test_airflow_with_the_emulator_runs_each_example_and_leaves_nothing_behind(
         asking = " and ".join(sorted(ASKING))
         count = len(EXAMPLES) - len(ASKING)
         end = f"{count} of {len(EXAMPLES)} example runs are finished; {asking} wait for your answer\n"
-        printed = read_until(log, end, process, 480)
+        printed = read_until(log, end, process, 900)
         assert end in printed
         check_runs(shown["Airflow"], printed)
     finally:

@@ -18,8 +18,13 @@ PYTHON = Path(os.environ.get("FLORA_AIRFLOW_PYTHON", sys.executable)).absolute()
 
 
 @pytest.fixture(scope="session")
-def version() -> str:
-    return airflow_version(PYTHON)
+def python() -> Path:
+    return PYTHON
+
+
+@pytest.fixture(scope="session")
+def version(python: Path) -> str:
+    return airflow_version(python)
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +35,11 @@ def emulator(version: str) -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="session")
-def ran(version: str, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> AllRan:
+def ran(python: Path, version: str, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> AllRan:
     """Run everything; again, twice at most, if Airflow itself has lost an attempt, which it does now and then."""
     run_all = run_all_on_2 if version.startswith("2.") else run_all_on_3
     for _ in range(3):
-        runs, tries_lost = run_all(emulator, PYTHON, tmp_path_factory.mktemp(f"airflow-{version}-"))
+        runs, tries_lost = run_all(emulator, python, tmp_path_factory.mktemp(f"airflow-{version}-"))
         if not tries_lost:
             break
         warnings.warn(f"Airflow {version} ended {tries_lost} attempts by mistake", stacklevel=1)

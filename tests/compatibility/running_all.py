@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from PIL import Image
 
 from airflow_provider_flora.emulator import Emulator
 from scripts.local_airflow import PASSWORD, USER, LocalAirflow, dags_test
+from tests.statsd_receiver import Sample, StatsdReceiver
 
 REPOSITORY = Path(__file__).parents[2]
 DATABASES = REPOSITORY / ".airflow" / "empty-databases"
@@ -42,6 +43,7 @@ class AllRan:
     """Every DAG run by its name in `asked_for`, the folder they wrote to, and the emulator's ledger after them.
 
     `pages` has what the API server answered to requests for pages: a content type and a body. Airflow 2 has none.
+    `metrics` are those that Airflow's processes have sent.
     """
 
     runs: Mapping[str, Ran]
@@ -49,6 +51,7 @@ class AllRan:
     ledger: Mapping[str, Any]
     origin: str
     pages: Mapping[str, tuple[str, bytes]]
+    metrics: Sequence[Sample]
 
     def __getitem__(self, name: str) -> Ran:
         return self.runs[name]
@@ -61,12 +64,14 @@ def asked_for(storage: Path) -> dict[str, tuple[str, dict[str, Any]]]:
         "relit": ("flora_content_refresh", {"products": ["sneaker", "mug"]}),
         "one fails": ("flora_content_refresh", {"products": ["chair", FAILS]}),
         "chain": ("flora_chain", {}),
+        "decorator": ("flora_decorator", {"season": "winter"}),
         "started, then waited for": ("flora_start_then_wait", {}),
         "refresh": ("flora_pipeline_refresh", {"storage": storage.as_uri()}),
         "on refresh": ("flora_pipeline_on_refresh", {}),
         "campaign": ("flora_pipeline_campaign", {"storage": storage.as_uri()}),
         "storyboard": ("flora_pipeline_storyboard", {"storage": storage.as_uri(), "scenes": 1}),
         "ways": ("flora_ways_to_run", {}),
+        "budget": ("flora_dag_run_budget", {}),
     }
 
 
@@ -111,9 +116,16 @@ def picture() -> bytes:
 
 def run_all_on_3(emulator: Emulator, python: Path, place: Path) -> tuple[AllRan, int]:
     environment, connections, storage = prepare(emulator, place)
-    with LocalAirflow(
-        place / "home", place / "dags", env=environment, python=python, database_cache=DATABASES
-    ) as airflow:
+    with (
+        StatsdReceiver() as statsd,
+        LocalAirflow(
+            place / "home",
+            place / "dags",
+            env={**environment, **statsd.settings},
+            python=python,
+            database_cache=DATABASES,
+        ) as airflow,
+    ):
         for conn_id, connection in connections.items():
             airflow.api("POST", "/connections", body={"connection_id": conn_id, **connection})
         asked = asked_for(storage)
@@ -127,6 +139,7 @@ def run_all_on_3(emulator: Emulator, python: Path, place: Path) -> tuple[AllRan,
         }
         # As the tab of Airflow 3.1 asks, which does not encode the names: the plus of a run's id becomes a blank.
         table = f"dag_id=flora_pipeline_refresh&task_id=relight&run_id={run_ids['refresh']}"
+        decorated = f"dag_id=flora_decorator&task_id=picture&map_index=1&run_id={run_ids['decorator']}"
         pages = {
             name: read_page(airflow, f"{page}?{query}", accept)
             for name, page, query, accept in (
@@ -134,11 +147,13 @@ def run_all_on_3(emulator: Emulator, python: Path, place: Path) -> tuple[AllRan,
                 ("html", "outputs", table, "text/html"),
                 ("run", "run", f"dag_id=flora_quickstart&run_id={run_ids['quickstart']}", "application/json"),
                 ("spending", "spending", "", "text/html"),
+                ("decorated", "outputs", decorated, "application/json"),
                 ("file", "file", f"{table}&row_id=sneaker&index=0", "*/*"),
             )
         }
         tries_lost = sum(airflow.tries_ended_by_mistake(run_id) for run_id in run_ids.values())
-    return AllRan(runs, storage, emulator.ledger(), emulator.origin, pages), tries_lost
+        metrics = statsd.samples
+    return AllRan(runs, storage, emulator.ledger(), emulator.origin, pages, metrics), tries_lost
 
 
 def read_page(airflow: LocalAirflow, address: str, accept: str) -> tuple[str, bytes]:
@@ -175,14 +190,16 @@ def failures(airflow: LocalAirflow, dag_id: str, run_id: str) -> str:
 def run_all_on_2(emulator: Emulator, python: Path, place: Path) -> tuple[AllRan, int]:
     environment, connections, storage = prepare(emulator, place)
     asked = asked_for(storage)
-    runs, output = dags_test(
-        list(asked.values()),
-        place / "dags",
-        place / "home",
-        python=python,
-        env=environment,
-        connections=connections,
-        database_cache=DATABASES,
-    )
+    with StatsdReceiver() as statsd:
+        runs, output = dags_test(
+            list(asked.values()),
+            place / "dags",
+            place / "home",
+            python=python,
+            env={**environment, **statsd.settings},
+            connections=connections,
+            database_cache=DATABASES,
+        )
+        metrics = statsd.samples
     by_name = {name: Ran(run.state, run.xcom, output) for name, run in zip(asked, runs, strict=True)}
-    return AllRan(by_name, storage, emulator.ledger(), emulator.origin, {}), 0
+    return AllRan(by_name, storage, emulator.ledger(), emulator.origin, {}, metrics), 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -59,6 +60,15 @@ def test_the_still_of_one_technique_is_the_photo_of_the_next(ran: AllRan) -> Non
     still = run_of(ran, prompt="A paper lantern adrift on a calm lake")
     video = run_of(ran, photo=f"{ran.origin}/media/{still['run_id']}/still.png")
     assert done.xcom("show") == [f"{ran.origin}/media/{video['run_id']}/video.mp4"]
+
+
+def test_a_function_writes_the_inputs_of_each_mapped_run(ran: AllRan) -> None:
+    done = ran["decorator"]
+    assert done.state == "success", done.log
+    prompts = ("A linen shirt in white and sand, winter light", "A straw hat in natural, winter light")
+    runs = [run_of(ran, prompt=prompt)["run_id"] for prompt in prompts]
+    assert [done.xcom("picture", "run_id", index) for index in (0, 1)] == runs
+    assert done.xcom("show") == [f"{ran.origin}/media/{run_id}/still.png" for run_id in runs]
 
 
 def test_a_run_that_was_only_started_is_waited_for_by_the_sensor(ran: AllRan) -> None:
@@ -131,6 +141,20 @@ def test_each_way_to_wait_and_place_of_a_connection_gives_its_run(
     assert result["output_urls"] == [f"{ran.origin}/media/{run['run_id']}/still.png"]
 
 
+def test_a_budget_of_a_dag_run_is_kept_by_tasks_that_start_together_and_none_asks_again_when_it_resumes(
+    ran: AllRan,
+) -> None:
+    done = ran["budget"]
+    assert done.state == "success", done.log
+    found = [done.xcom("picture", "run_id", index) for index in range(4)]
+    paid = [run["run_id"] for run in ran.ledger["runs"] if given(run).get("prompt", "").startswith("budget ")]
+    assert len(paid) == 2
+    assert {run_id for run_id in found if run_id} == {*paid}
+    assert [done.xcom("picture", map_index=index)["status"] for index in range(4) if found[index]] == [
+        "completed"
+    ] * 2
+
+
 def test_a_file_becomes_an_asset(ran: AllRan) -> None:
     assert ran["ways"].xcom("upload")["url"].startswith(f"{ran.origin}/")
     assert ran["ways"].xcom("upload")["width"] == 40
@@ -146,11 +170,47 @@ def test_the_pages_are_there_from_airflow_3_1_on(ran: AllRan, version: str) -> N
     (view,) = json.loads(ran.pages["run"][1])["tasks"]
     assert view["outputs"] == ran["quickstart"].xcom("run_technique")["outputs"]
     assert b"USD" in ran.pages["spending"][1]
+    # The function is not called when the task resumes, and its inputs are there.
+    (shown,) = json.loads(ran.pages["decorated"][1])["inputs"]
+    assert (shown["id"], shown["value"]) == ("prompt", "A straw hat in natural, winter light")
     media_type, content = ran.pages["file"]
     assert (media_type, content[:4]) == ("image/png", b"\x89PNG")
 
 
+def test_airflows_metrics_count_what_flora_has_counted(ran: AllRan) -> None:
+    def total(name: str) -> float:
+        return sum(sample.value for sample in ran.metrics if sample.name == name)
+
+    ledger = ran.ledger
+    assert total("flora.runs.started") == ledger["started_runs"]
+    assert total("flora.runs.completed") == ledger["charged_runs"]
+    assert total("flora.runs.failed") == ledger["started_runs"] - ledger["charged_runs"]
+    assert total("flora.cost") == round(1e6 * sum(run["charged"] or 0 for run in ledger["runs"]))
+    waits = [sample.value for sample in ran.metrics if sample.name == "flora.wait.seconds"]
+    assert len(waits) == ledger["charged_runs"]
+    assert all(500 <= milliseconds <= 400_000 for milliseconds in waits)
+
+
+def test_requests_of_workers_and_of_the_triggerer_are_counted(ran: AllRan) -> None:
+    counted: Counter[str] = Counter()
+    for sample in ran.metrics:
+        if sample.name == "flora.requests":
+            operation = dict(tag.split("=") for tag in sample.tags)["operation"]
+            counted[operation] += int(sample.value)
+    for operation in ("startTechniqueRun", "getTechnique", "createAsset"):  # of workers only
+        assert counted[operation] == ran.ledger["requests"][operation], operation
+    assert counted["getTechniqueRun"] + counted["listTechniqueRuns"] > ran.ledger["started_runs"]
+    gauges = {sample.name for sample in ran.metrics if sample.kind == "g"}
+    assert gauges == {f"flora.watcher.{name}" for name in ("waits", "cycle_seconds", "lateness")}
+    last = {sample.tags: sample.value for sample in ran.metrics if sample.name == "flora.watcher.waits"}
+    conn_ids = {tags[0] for tags in last}
+    # Any other connection's runs may have ended by their first poll, on a worker.
+    assert "conn_id=flora_default" in conn_ids
+    assert conn_ids <= {f"conn_id=flora_{name}" for name in ("default", "in_database", "in_secrets_backend")}
+    assert set(last.values()) == {0}
+
+
 def test_nothing_is_paid_twice(ran: AllRan) -> None:
-    # quickstart, two relit, one of two, still and video, one waited for, two refreshed, taglines and their poster,
-    # lines with a still and its video, and six ways.
-    assert (ran.ledger["started_runs"], ran.ledger["charged_runs"]) == (21, 20)
+    # quickstart, two relit, one of two, still and video, two of a function, one waited for, two refreshed, taglines
+    # and their poster, lines with a still and its video, six ways, and two of four.
+    assert (ran.ledger["started_runs"], ran.ledger["charged_runs"]) == (25, 24)

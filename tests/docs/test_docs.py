@@ -22,7 +22,8 @@ DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.rst"))
 TEXTS = [*PAGES, *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
 EXAMPLES = sorted((REPOSITORY / "example_dags").glob("*.py"))
-SHOWN = [*EXAMPLES, *sorted((Path(__file__).parent / "own_dags").glob("*.py"))]
+OWN = [path for folder in ("own_dags", "checked/dags") for path in (Path(__file__).parent / folder).glob("*.py")]
+SHOWN = [*EXAMPLES, *sorted(OWN), REPOSITORY / "tests" / "airflow" / "pages" / "dags" / "webhooks.py"]
 WITH_AUTODOC = ("api", "emulator")  # beside what is written by hand there
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -76,7 +77,7 @@ def test_each_marked_part_is_on_a_page() -> None:
 @each_text
 def test_the_code_on_a_page_can_be_parsed_and_imports_what_there_is(path: Path) -> None:
     for _, code in blocks_of(path, "python"):
-        tree = ast.parse(code if "schedule=[" not in code else "f(" + code + ")")
+        tree = ast.parse(code if not code.startswith("schedule=[") else "f(" + code + ")")
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("airflow_provider_flora"):
                 module = importlib.import_module(node.module or "")

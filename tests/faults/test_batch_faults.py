@@ -206,8 +206,8 @@ def test_each_row_is_paid_once_whatever_dies(account: str, starts_at_once: int, 
             value = airflow.xcom(DAG, run_id, TASK)
         ledger = flora.ledger()
         flora.clear_faults()
-        check(ledger, storage, prompts, refused)
         assert state == "success", log[-5000:]
+        check(ledger, storage, prompts, refused)
         assert kills == KILLS
         assert reader.problems == []
         assert reader.read > KILLS

@@ -17,14 +17,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cache, partial
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .flora import FloraRun
 from .virtual_time import Crash, Fiber, Loop, Process
 from .world import World, plain, unix
 
+if TYPE_CHECKING:
+    from airflow_provider_flora.runs.record import Record
+
 DAG_ID, RUN_ID, TASK_ID = "a_dag", "a_dag_run", "a_task"
 SOON = 0.5
+OVERWRITTEN = ("flora_dag_run_cost",)
+"""XComs that a try may push again: Airflow replaces them. It fails only where two requests for one meet."""
 
 
 class StoreAwayError(Exception):
@@ -49,6 +54,7 @@ class Definition:
     poll_interval: float = 5.0
     deferrable: bool = False
     max_run_cost: float | None = None
+    max_dag_run_cost: float | None = None
     on_unknown_start: str = "stop"
     adopt_run_id: str | None = None
     execution_timeout: float | None = None
@@ -117,6 +123,7 @@ class Deployment:
         self.api_key = "sk_live_1"
         self.away_until = 0.0
         self.client_extra = "{}"
+        self.max_daily_cost: float | None = None
         self.triggerer = Triggerer(self)
         self.dag_run = DagRun(self)
 
@@ -211,6 +218,21 @@ class Instance:
         self.noted.clear()
 
     @property
+    def record(self) -> Record | None:
+        """The record of its run in the state store."""
+        from airflow_provider_flora.runs.record import Record
+        from airflow_provider_flora.task.state import RUN
+
+        row = self.deployment.rows.get(self.map_index, {}).get(RUN)
+        return None if row is None else Record.from_plain(json.loads(row))
+
+    @record.setter
+    def record(self, record: Record) -> None:
+        from airflow_provider_flora.task.state import RUN
+
+        self.deployment.rows.setdefault(self.map_index, {})[RUN] = json.dumps(record.to_plain())
+
+    @property
     def prompt(self) -> str:
         """The input as the next try renders it."""
         definition = self.definition
@@ -245,7 +267,7 @@ class RuntimeTaskInstance:
             for run in self._instance.runs:
                 if run.run_id == value:
                     run.is_reported = True
-        if key in self._instance.xcoms:
+        if key in self._instance.xcoms and key not in OVERWRITTEN:
             raise RuntimeError(f"the XCom {key} is pushed twice in one try")  # some versions of Airflow refuse it
         self._instance.xcoms[key] = plain(value)
         self._process.effect(f"xcom {key} pushed")
@@ -253,7 +275,13 @@ class RuntimeTaskInstance:
     def xcom_pull(self, task_ids: Any = None, key: str = "return_value", **_: Any) -> Any:
         self._process.effect("xcom pull")
         instances = self._instance.deployment.dag_run.instances
-        return [instance.xcoms[key] for instance in instances if key in instance.xcoms]
+        return [plain(instance.xcoms[key]) for instance in instances if key in instance.xcoms]
+
+    def get_task_states(self, **_: Any) -> dict[str, dict[str, Any]]:
+        self._process.effect("states of tasks")
+        instances = self._instance.deployment.dag_run.instances
+        names = [TASK_ID if one.map_index < 0 else f"{TASK_ID}_{one.map_index}" for one in instances]
+        return {RUN_ID: {name: one.state for name, one in zip(names, instances, strict=True)}}
 
     def get_first_reschedule_date(self, context: Any) -> None:
         return None
@@ -428,7 +456,9 @@ class Triggerer:
 
 
 @cache
-def _built(limited: bool, deferrable: bool, wait_for_completion: bool, returns: str, on_unknown_start: str) -> Any:
+def _built(
+    limited: bool, budgeted: bool, deferrable: bool, wait_for_completion: bool, returns: str, on_unknown_start: str
+) -> Any:
     """Return the fields of an operator that was built as a DAG builds it: that takes Airflow a millisecond."""
     from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 
@@ -437,6 +467,7 @@ def _built(limited: bool, deferrable: bool, wait_for_completion: bool, returns: 
         technique_id="a technique",
         inputs={"prompt": "a prompt"},
         max_run_cost=1.0 if limited else None,
+        max_dag_run_cost=1.0 if budgeted else None,
         deferrable=deferrable,
         wait_for_completion=wait_for_completion,
         returns=returns,
@@ -452,6 +483,7 @@ def _rendered(instance: Instance) -> Any:
     definition = instance.definition
     kind, fields = _built(
         definition.max_run_cost is not None,
+        definition.max_dag_run_cost is not None,
         definition.deferrable,
         definition.wait_for_completion,
         definition.returns,
@@ -467,6 +499,7 @@ def _rendered(instance: Instance) -> Any:
         timeout=definition.timeout,
         poll_interval=definition.poll_interval,
         max_run_cost=definition.max_run_cost,
+        max_dag_run_cost=definition.max_dag_run_cost,
         adopt_run_id=definition.adopt_run_id,
         execution_timeout=definition.execution_timeout and timedelta(seconds=definition.execution_timeout),
         on_success_callback=[],
@@ -523,6 +556,7 @@ class Worker:
         ti = RuntimeTaskInstance(instance, process, task, self.start_date)
         context: dict[str, Any] = {"ti": ti, "task_instance": ti, "task": task, "run_id": RUN_ID, "params": {}}
         context["dag_run"] = instance.deployment.dag_run
+        context["dag"] = SimpleNamespace(task_dict={TASK_ID: task})
         if instance.deployment.has_store:
             process.keeps_records = True
             self.store = context["task_state_store"] = Store(instance, process)
@@ -654,7 +688,13 @@ class Scheduler:
     def _edit(self) -> None:
         """Change the DAG, or what its templates render to, between two tries."""
         instance, definition = self.instance, self.instance.definition
-        edit = self.tape.pick(("retries", "retries", "adopt", "take it back"))
+        edit = self.tape.pick(("retries", "retries", "adopt", "take it back", "abandon by command", "by command"))
+        if edit == "abandon by command":
+            self.abandon_by_command()
+            return
+        if edit == "by command":
+            self.adopt_by_command()
+            return
         if edit == "retries":
             retries = max(0, definition.retries + self.tape.pick((-1, 1, -2, 2)))
             instance.definition = changed(definition, retries=retries)
@@ -663,6 +703,56 @@ class Scheduler:
         else:
             self.adopt_anothers(instance)
         self.world.narrate_for("a person", "edits {}: {}", instance.name, edit)
+
+    def abandon_by_command(self) -> None:
+        """Make the task leave what it has, as ``airflow flora abandon`` does."""
+        from airflow_provider_flora.runs.record import Record, abandon
+
+        instance, dag_run = self.instance, self.instance.deployment.dag_run
+        earlier = instance.record
+        if not instance.deployment.has_store or (earlier and (earlier.delivered or not earlier.was_sent)):
+            return
+        blank = Record(max_tries=instance.max_tries, clear_number=dag_run.clear_number)
+        instance.record = abandon(earlier, instance.try_number, blank)
+        instance.execution = Execution(instance, instance.execution.number + 1)
+        self.world.narrate_for("a person", "abandons the run of {} by command", instance.name)
+
+    def adopt_by_command(self) -> None:
+        """Make the task hand over another run, as ``airflow flora adopt`` does.
+
+        It is one that its last error names, or else one that somebody has just started by hand.
+        """
+        from airflow_provider_flora.runs.dag_run_budget import share_after
+        from airflow_provider_flora.runs.record import Record, adopt, lost_record
+        from airflow_provider_flora.task.state import SHARE
+
+        instance, dag_run = self.instance, self.instance.deployment.dag_run
+        technique = self.world.flora.techniques[instance.definition.technique]
+        own = [
+            run
+            for run in instance.runs
+            if run.run_id in str(instance.last_error) and run.technique is technique and not run.failed
+        ]
+        if not instance.deployment.has_store:
+            return
+        run = own[-1] if own else self.world.flora.make_run(technique, "somebody else's")
+        run.is_taken |= not own
+        earlier = instance.record
+        if earlier is None:
+            first = dag_run.run_after.timestamp() - instance.deployment.skew
+            earlier = lost_record(first, unix(self.hub.now, 0.0) + 120)
+        blank = Record(
+            technique_id=technique.technique_id, max_tries=instance.max_tries, clear_number=dag_run.clear_number
+        )
+        record = adopt(run.run_id, earlier, blank)
+        rows = instance.deployment.rows.get(instance.map_index, {})
+        if SHARE in rows:
+            rows[SHARE] = json.dumps(share_after(json.loads(rows[SHARE]), instance.record, record))
+        instance.record = record
+        instance.adopted.add(run.run_id)
+        for other in instance.runs:
+            other.is_left |= other.is_reported and other is not run
+        self.world.narrate_for("a person", "adopts {} for {} by command", run.run_id, instance.name)
 
     def adopt_anothers(self, instance: Instance) -> None:
         """Name a run of the technique that the task has not asked for, if there is one."""

@@ -196,7 +196,7 @@ class Rows:
             max_active_runs=self.max_active_runs,
             row_retries=self.row_retries,
             max_run_cost=PRICE if self.limited else None,
-            _limits={"max_run_cost": self.limited, "max_total_cost": False},
+            _limits={"max_run_cost": self.limited, "max_total_cost": False, "max_dag_run_cost": False},
             on_success_callback=[],
         )
         return operator

@@ -17,7 +17,19 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from .promises import ENDS, NO_OTHERS, NO_SURPRISE, NOT_LOST, NOT_STUCK, ONE_CHARGE, OWN_RUN, PRICE, RETRYABLE
+from .promises import (
+    BUDGET,
+    DAILY_COST,
+    ENDS,
+    NO_OTHERS,
+    NO_SURPRISE,
+    NOT_LOST,
+    NOT_STUCK,
+    ONE_CHARGE,
+    OWN_RUN,
+    PRICE,
+    RETRYABLE,
+)
 
 PACKAGE = "airflow_provider_flora"
 
@@ -208,7 +220,7 @@ BREAKAGES = (
     ),
     Breakage(
         "an adopted run hides the starts that are unanswered",
-        "runs.starting",
+        "runs.record",
         "if not (earlier.unanswered or is_open):",
         "if True:",
         (ONE_CHARGE,),
@@ -398,6 +410,20 @@ BREAKAGES = (
         (ENDS,),
     ),
     Breakage(
+        "the cost of the day is not compared with the limit",
+        "runs.daily_cost",
+        "if exceeds(reading.charged + price, self._limit):",
+        "if False:",
+        (DAILY_COST,),
+    ),
+    Breakage(
+        "a reading of the history is used for the whole day",
+        "runs.daily_cost",
+        "READ_EVERY = 60.0",
+        "READ_EVERY = 86_400.0",
+        (DAILY_COST,),
+    ),
+    Breakage(
         "a price is not compared with the limit",
         "runs.techniques",
         "if technique.run_cost is None or technique.run_cost > limit:",
@@ -410,6 +436,35 @@ BREAKAGES = (
         "        plan.check_before_start()\n",
         "        if not self._record.sent:\n            plan.check_before_start()\n",
         (PRICE,),
+    ),
+    # --- the budget of a DAG run ---
+    Breakage(
+        "what others only ask for is not counted",
+        "runs.dag_run_budget",
+        "if is_known and not exceeds(held + mine.asked + sum(other.asked for other in others), limit):",
+        "if is_known and not exceeds(held + mine.asked, limit):",
+        (BUDGET,),
+    ),
+    Breakage(
+        "without a store, what earlier tries have spent counts as nothing",
+        "runs.dag_run_budget",
+        "        elif self._attempt.try_number > 1:\n",
+        "        elif False:\n",
+        (BUDGET,),
+    ),
+    Breakage(
+        "a run in the place of one that may be charged takes its share",
+        "runs.dag_run_budget",
+        "        if runs_left > self._runs_left:\n",
+        "        if False:\n",
+        (BUDGET,),
+    ),
+    Breakage(
+        "a share is given back although a run may have started",
+        "runs.dag_run_budget",
+        "        if share is not None and not starter.may_be_charged:\n",
+        "        if share is not None:\n",
+        (BUDGET,),
     ),
     Breakage(
         "a run that has completed without its cost is no run",

@@ -77,6 +77,7 @@ class FloraRun:
         "created",
         "ends",
         "exists",
+        "first_sent",
         "inputs",
         "is_left",
         "is_reported",
@@ -99,6 +100,8 @@ class FloraRun:
         self.inputs = inputs
         self.owner: Any = None
         """The execution that asked for it; ``None`` is somebody else."""
+        self.first_sent = 0.0
+        """When the first start with its key was sent."""
         self.sent = self.created = self.exists = self.begun = self.ends = 0.0
         self.listed_from = self.absent_until = self.cost_known = 0.0
         self.outcome = "completed"
@@ -175,6 +178,8 @@ class Flora:
         ]
         self.runs: list[FloraRun] = []
         self.keys: dict[str, UsedKey] = {}
+        self.first_sent: dict[str | None, float] = {}
+        """When the first start with a key was sent, be it that it never arrived."""
         self.api_keys = {"sk_live_1"}
         self.limited_until = 0.0
         self.requests = 0
@@ -269,6 +274,8 @@ class Flora:
         self, sender: Any, technique_id: str, api_key: str, body: bytes, timeout: float, trouble: str | None
     ) -> tuple[float, Callable[[], Answer]]:
         world = self.world
+        key = json.loads(body).get("idempotency_key")
+        self.first_sent.setdefault(key, self.hub.now)
         if trouble is not None and not trouble.startswith("late "):
             world.narrate("POST {}: {}", lambda: _shown(body), trouble)
             return self._trouble(trouble, timeout, lambda: self._error(500, "unknown_error", "?"))
@@ -348,6 +355,7 @@ class Flora:
             return
         run = self.make_run(technique, json.dumps(request["inputs"], sort_keys=True))
         run.owner, run.sent, run.key = sender, sent, request.get("idempotency_key")
+        run.first_sent = self.first_sent[run.key]
         if self.tape.below(4) == 3:
             run.created = sent  # some state when they were asked
         made.append(run)

@@ -138,6 +138,11 @@ class _History:
             self.hub.at(self.hub.now + pick((1.0, 5.0, 30.0, 100.0)), self._rotate)
         if weather.technique_changes:
             self.hub.at(self.hub.now + pick((1.0, 5.0, 30.0, 100.0)), self._change_technique, definition)
+        if self.tape.chance(0.15):
+            max_daily_cost = PRICE * pick((2, 1, 3, 5))
+            for deployment in world.deployments:
+                extra = {**json.loads(deployment.client_extra), "max_daily_cost": max_daily_cost}
+                deployment.client_extra, deployment.max_daily_cost = json.dumps(extra), max_daily_cost
         if changes_at == math.inf and store in ("upgrade", "emptied"):
             self.store_changes = (store, pick((1, 2, 2, 3)))
         elif store == "emptied":
@@ -158,6 +163,7 @@ class _History:
             poll_interval=poll_interval,
             deferrable=pick((False, True)),
             max_run_cost=PRICE if chance(0.2) else None,
+            max_dag_run_cost=pick((PRICE, 2 * PRICE, 2.5 * PRICE)) if chance(0.25) else None,
             on_unknown_start="restart" if chance(0.07) else "stop",
             execution_timeout=pick((200.0, 400.0) if storeless else (20.0, 60.0, 5.0)) if chance(0.1) else None,
             returns="outputs" if chance(0.1) else "run",
@@ -267,6 +273,10 @@ class _History:
             definition = changed(definition, adopt_run_id=own[-1] if own else None)
         elif action == "abandon and clear":
             definition = changed(definition, adopt_run_id="none")
+        elif action == "adopt by command, then clear":
+            scheduler.adopt_by_command()
+        elif action == "abandon by command, then clear":
+            scheduler.abandon_by_command()
         elif action == "adopt another's and clear":
             instance.definition = definition
             scheduler.adopt_anothers(instance)
@@ -312,4 +322,6 @@ ACTIONS = (
     "adopt and clear",
     "abandon and clear",
     "adopt another's and clear",
+    "adopt by command, then clear",
+    "abandon by command, then clear",
 )

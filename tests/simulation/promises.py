@@ -17,6 +17,7 @@ from .airflow_model import (
     inputs_of,
 )
 from .flora import FloraRun
+from .world import unix
 
 if TYPE_CHECKING:
     from .world import World
@@ -26,18 +27,38 @@ OWN_RUN = "no run of somebody else, nor of other inputs, is handed over"
 NOT_LOST = "a paid run is handed over, or named by the error"
 ENDS = "every wait ends"
 PRICE = "max_run_cost is never exceeded"
+DAILY_COST = "max_daily_cost is exceeded only by what starts soon after a reading"
+BUDGET = "max_dag_run_cost is never exceeded"
 NO_SURPRISE = "no unexpected error"
 RETRYABLE = "what ends a wait on a paid run can be retried"
 NOT_STUCK = "a task can always be brought on"
 NO_OTHERS = "an error names no run that is known to be another's"
-PROMISES = (ONE_CHARGE, OWN_RUN, NOT_LOST, ENDS, PRICE, NO_SURPRISE, RETRYABLE, NOT_STUCK, NO_OTHERS)
+PROMISES = (
+    ONE_CHARGE,
+    OWN_RUN,
+    NOT_LOST,
+    ENDS,
+    PRICE,
+    DAILY_COST,
+    BUDGET,
+    NO_SURPRISE,
+    RETRYABLE,
+    NOT_STUCK,
+    NO_OTHERS,
+)
 
 KEY_SURELY_KNOWN_FOR = 2 * 3600.0 - 400.0
 """Seconds; the shorter of Flora's two accounts, less what a try takes until its request."""
 PRICE_MAY_BE_OLD = 60.0 + 70.0
 """Seconds for which a technique is kept, and that a start may take after its price was read."""
+READING_MAY_BE_OLD = 60.0 + 70.0 + 30.0
+"""Seconds for which a reading of the history is used, that a start may take after it was checked, and that the
+reading may take."""
+FLORA_SETTLES_WITHIN = 2 * 3600.0
+"""Seconds. A charge that comes later need not be counted."""
 MOST_NAMED = 20
 """Runs that an error names, if there are so many."""
+DAY = 86_400
 LONGEST_TRY = 4 * 3600.0
 
 
@@ -84,12 +105,53 @@ class Promises:
         cheapest = run.technique.cheapest(run.sent - PRICE_MAY_BE_OLD)
         if limit is not None and (cheapest is None or cheapest > limit):
             self._world.broken(PRICE, f"{run.run_id} costs {run.cost:g} USD, and {limit:g} is the limit")
+        self._check_daily_cost(run)
         if run.failed:
             return
+        self._check_budget(run)
         for other in self._world.flora.runs:
             if other is not run and other.owner is execution and not other.failed and not excused(other, run):
                 self._world.broken(ONE_CHARGE, f"{other.run_id} and {run.run_id} are both charged to {execution}")
                 return
+
+    def _check_daily_cost(self, run: FloraRun) -> None:
+        """Check that what was to be seen of the day, when a run was first asked for, left room for it."""
+        limit = run.owner.instance.deployment.max_daily_cost
+        record = run.owner.instance.record
+        # A start that is recorded may have a run, so it is sent again without asking, even if it was never sent.
+        if limit is None or (record is not None and len(record.sent) > 1):
+            return
+        seen_at = run.first_sent - READING_MAY_BE_OLD
+        charged = sum(
+            one.cost
+            for one in self._world.flora.runs
+            if one is not run
+            and one.outcome == "completed"
+            and max(one.listed_from, one.cost_known) <= min(seen_at, one.created + FLORA_SETTLES_WITHIN)
+            and unix(one.created) // DAY == unix(run.first_sent) // DAY
+        )
+        cheapest = run.technique.cheapest(run.first_sent - PRICE_MAY_BE_OLD) or 0.0
+        if round(charged + cheapest - limit, 6) > 0:
+            self._world.broken(
+                DAILY_COST, f"{run.run_id} is started, {charged:g} USD were charged, and {limit:g} is the limit"
+            )
+
+    def _check_budget(self, run: FloraRun) -> None:
+        """Check what all runs of a DAG run cost that are charged, by the prices that their tasks may have read."""
+        dag_run, limit = run.owner.instance.deployment.dag_run, run.owner.instance.definition.max_dag_run_cost
+        runs = [one for instance in dag_run.instances for one in instance.runs if not one.failed]
+        pairs = [(one, other) for one in runs for other in runs if one is not other and one.owner is other.owner]
+        if limit is None or any(excused(one, other) for one, other in pairs):
+            return  # more than one charge for an execution, of which nothing is known that could be counted
+        if any(one.is_taken or one.is_left for one in runs):
+            return  # a run that a person has named does not count
+        unknown = {one.owner.instance for one in runs if one.owner.instance.record_was_lost(one)}
+        if unknown and (self._world.weather.clock_steps or any(one.definition.varies for one in unknown)):
+            return  # an earlier run is not found, or its task is taken for another execution
+        prices = [min(one.cost, one.technique.cheapest(one.sent - PRICE_MAY_BE_OLD) or 0.0) for one in runs]
+        if sum(prices) > limit + 1e-9:
+            ids = ", ".join(one.run_id for one in runs)
+            self._world.broken(BUDGET, f"{ids} cost {sum(prices):g} USD, and {limit:g} is the limit")
 
     def handed_over(self, instance: Instance, value: Any, store: Store | None) -> None:
         """Check what a task that succeeds has returned."""
@@ -233,8 +295,10 @@ class Promises:
         limit = instance.definition.max_run_cost
         return (
             instance.deployment.has_store
+            and instance.deployment.max_daily_cost is None  # it may start again on another day
             and not instance.definition.varies  # each try has other inputs than the run that is there
             and not technique.deleted
+            and instance.definition.max_dag_run_cost is None  # it may be spent
             and (limit is None or (technique.price is not None and technique.price <= limit))
         )
 

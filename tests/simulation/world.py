@@ -15,7 +15,8 @@ import random
 import re
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -53,6 +54,9 @@ class World:
         self.flora = Flora(self, self.tape.pick(("docs", "site")))
         self.deployments: list[Deployment] = []
         self.kept_techniques: dict[tuple[int, str, str], tuple[float, Any]] = {}
+        self.shared_files: dict[tuple[int, str], tuple[float, bytes]] = {}
+        """What tasks of a deployment share in files: when it was written, and the content."""
+        self.locks: dict[tuple[int, str], object] = {}
         self.ids = 0
         self.on_started: Callable[[FloraRun], None] = lambda run: None
 
@@ -224,6 +228,49 @@ def _kept_name(world: World, technique: Any) -> tuple[int, str, str]:
     return deployment, technique._client.settings.api_key, technique._technique_id
 
 
+def _place_of(file: Any) -> tuple[int, str]:
+    """Return what a file that tasks share is kept under: each deployment has machines of its own."""
+    assert World.active is not None
+    return World.active.hub.process.task.deployment_number, file._name
+
+
+def _read_shared(self: Any) -> bytes | None:
+    assert World.active is not None
+    moment, content = World.active.shared_files.get(_place_of(self), (0.0, b""))
+    return content if 0 <= clock.time() - moment < self._lifetime else None
+
+
+def _write_shared(self: Any, content: bytes, moment: float) -> None:
+    assert World.active is not None
+    World.active.shared_files[_place_of(self)] = (moment, content)
+
+
+def _remove_shared(self: Any) -> None:
+    assert World.active is not None
+    World.active.shared_files.pop(_place_of(self), None)
+
+
+@contextmanager
+def _lock_shared(self: Any) -> Iterator[None]:
+    world = World.active
+    assert world is not None
+    place, own = _place_of(self), world.hub.process
+    for _ in range(120):
+        if not getattr(world.locks.get(place), "alive", False):
+            break
+        world.hub.sleep(0.5)
+    else:
+        from airflow_provider_flora.api.errors import FloraStorageError
+
+        raise FloraStorageError("Another task has locked the file.")
+    world.locks[place] = own
+    try:
+        yield
+    finally:
+        if world.locks.get(place) is own:
+            del world.locks[place]
+
+
 def _uuid4() -> uuid.UUID:
     return uuid.UUID(int=random.getrandbits(128), version=4)
 
@@ -237,8 +284,8 @@ def install() -> None:
     modules = [
         importlib.import_module(found.name)
         for found in pkgutil.walk_packages(airflow_provider_flora.__path__, f"{PACKAGE}.")
-        # A task is no emulator and no page.
-        if not re.search(r"\.(emulator|plugins|__main__)\b", found.name)
+        # A task is no emulator, no page, no command and no test.
+        if not re.search(r"\.(emulator|plugins|cli|checking|testing|__main__)\b", found.name)
     ]
     for module in modules:
         _rebind_clock(module)
@@ -249,7 +296,7 @@ def install() -> None:
     from airflow_provider_flora.hooks import flora as hooks
     from airflow_provider_flora.hooks.flora import FloraHook
     from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
-    from airflow_provider_flora.runs import techniques
+    from airflow_provider_flora.runs import shared_files, techniques
     from airflow_provider_flora.triggers.flora import FloraTechniqueRunTrigger
 
     replaced: Any = client
@@ -267,6 +314,9 @@ def install() -> None:
     replaced = BaseHook
     replaced.get_connection = classmethod(_get_connection)
     replaced.aget_connection = classmethod(_aget_connection)
+    replaced = shared_files.SharedFile
+    replaced.read, replaced.write, replaced.remove = _read_shared, _write_shared, _remove_shared
+    replaced.locked = _lock_shared
     replaced = techniques.RecentTechnique
     replaced._read, replaced._write = _read_kept, _write_kept
     for logs in (FloraHook, FloraRunTechniqueOperator, FloraTechniqueRunTrigger):
@@ -290,8 +340,8 @@ def _remembering(settings_of: Callable[[Any, str], Any]) -> Callable[[Any, str],
     return remember
 
 
-def _init_async_client(self: Any, settings: Any) -> None:
-    self.settings = settings
+def _init_async_client(self: Any, settings: Any, on_answer: Any = None) -> None:
+    self.settings, self._on_answer = settings, on_answer
 
 
 async def _close_async_client(self: Any) -> None:

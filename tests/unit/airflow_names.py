@@ -8,7 +8,7 @@ HAS_HITL = airflow_is_at_least(3, 1)
 """Whether this Airflow has human-in-the-loop tasks."""
 
 try:
-    from airflow.sdk import DAG, AssetAlias, task
+    from airflow.sdk import DAG, AssetAlias, TaskGroup, task
     from airflow.sdk.io.store import _STORE_CACHE as STORES
     from airflow.sdk.io.store import attach
 except ImportError:
@@ -17,6 +17,7 @@ except ImportError:
     from airflow.io.store import _STORE_CACHE as STORES
     from airflow.io.store import attach
     from airflow.models.dag import DAG
+    from airflow.utils.task_group import TaskGroup
 
 try:
     from airflow.sdk.exceptions import AirflowRescheduleException
@@ -35,6 +36,7 @@ __all__ = [
     "AirflowRescheduleException",
     "AssetAlias",
     "DagSerialization",
+    "TaskGroup",
     "attach",
     "task",
 ]

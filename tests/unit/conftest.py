@@ -7,14 +7,18 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from airflow_provider_flora.airflow_compat import airflow_is_at_least
 from airflow_provider_flora.emulator import Emulator
-from airflow_provider_flora.runs import starting, techniques
+from airflow_provider_flora.runs import shared_files, starting
+from tests.statsd_receiver import StatsdReceiver
 from tests.unit import airflow_home  # noqa: F401
+from tests.unit.airflow_tables import TABLES, Instances
 from tests.unit.flora_key import API_KEY
 
 _numbers = itertools.count()
@@ -27,8 +31,8 @@ def _kept_techniques(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def kept_techniques(_kept_techniques: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where tasks keep techniques for each other: a place of the tests' own, with nothing in it."""
-    monkeypatch.setattr(techniques, "FOLDER", _kept_techniques)
+    """Where tasks keep techniques and more for each other: a place of the tests' own, with nothing in it."""
+    monkeypatch.setattr(shared_files, "FOLDER", _kept_techniques)
     yield _kept_techniques
     shutil.rmtree(_kept_techniques, ignore_errors=True)
 
@@ -39,6 +43,16 @@ def quick_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting, "start_duration", lambda _: 0.2)
     monkeypatch.setattr(starting, "HISTORY_LAG", 0.1)
     monkeypatch.setattr(starting, "POLL_INTERVAL", 0.1)
+
+
+@pytest.fixture(autouse=True)
+def _tasks_that_may_defer_do(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a test of both ways to wait, no run has ended by the first poll: the deferred way is by the trigger."""
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is not None and callspec.params.get("deferrable"):
+        from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
+
+        monkeypatch.setattr(FloraRunTechniqueOperator, "_finishes_soon", lambda *_: False)
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +93,16 @@ def flora(emulator: Emulator, connect: Callable[..., None]) -> Emulator:
     """The emulator with ``flora_default`` pointing at it."""
     connect(emulator)
     return emulator
+
+
+@pytest.fixture
+def statsd() -> Iterator[StatsdReceiver]:
+    """A StatsD, and Airflow's metrics turned on for it."""
+    pytest.importorskip("statsd", reason="Airflow's client of StatsD is not here")
+    from tests.unit.airflow_stats import metrics_on
+
+    with StatsdReceiver() as receiver, metrics_on(receiver.settings):
+        yield receiver
 
 
 @pytest.fixture
@@ -154,3 +178,44 @@ def break_s3(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise OSError("503 Slow Down")
 
     return lambda: monkeypatch.setattr(S3FileSystem, "_call_s3", refuse)
+
+
+@pytest.fixture(scope="session")
+def _tables(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from airflow import models
+    from airflow.models.base import Base
+    from sqlalchemy import create_engine
+
+    models.import_all_models()
+    if not airflow_is_at_least(3, 0):  # whose notes refer to its users
+        import_module("airflow.providers.fab.auth_manager.models")
+    engine = create_engine(f"sqlite:///{tmp_path_factory.mktemp('tables') / 'airflow.db'}")
+    Base.metadata.create_all(engine)
+    return engine
+
+
+@pytest.fixture
+def engine(_tables: Any) -> Any:
+    """Airflow's tables, empty, in a file."""
+    from airflow.models.base import Base
+
+    with _tables.begin() as connection:
+        for name in TABLES:
+            if name in Base.metadata.tables:
+                connection.execute(Base.metadata.tables[name].delete())
+    return _tables
+
+
+@pytest.fixture
+def instances(engine: Any) -> Instances:
+    """Adds task instances to Airflow's tables."""
+    return Instances(engine)
+
+
+@pytest.fixture
+def session(engine: Any) -> Iterator[Any]:
+    """A session of Airflow's tables."""
+    from sqlalchemy.orm import Session
+
+    with Session(engine) as session:
+        yield session

@@ -20,13 +20,15 @@ from airflow_provider_flora.api.errors import (
     FloraWaitError,
     Remedy,
 )
+from airflow_provider_flora.decorators.flora import flora_technique
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.hooks.flora import FloraHook
 from airflow_provider_flora.operators.choose import FloraChooseOutputOperator
 from airflow_provider_flora.runs.events import WaitEvent, finished_run
 from airflow_provider_flora.triggers.flora import FloraTechniqueRunTrigger
-from tests.unit.airflow_names import HAS_HITL
+from tests.unit.airflow_names import DAG, HAS_HITL
 from tests.unit.operators.fake_task import first_event
+from tests.unit.operators.still import life_of
 
 TRIGGER_0_1: dict[str, Any] = {
     "version": 1,
@@ -296,3 +298,19 @@ def test_an_answer_to_a_question_of_another_release_chooses_what_was_shown() -> 
     for outputs in (CHOICE_0_1, newer):
         value = task.execute_complete({}, event, outputs=outputs)  # type: ignore[typeddict-item]
         assert (value["chosen"], value["rejected"]) == (outputs[1:], outputs[:1])
+
+
+DECORATED_0_1: dict[str, Any] = {"inputs": {"prompt": "a cup"}}
+
+
+@pytest.mark.usefixtures("flora")
+def test_a_decorated_task_that_another_release_has_deferred_resumes_with_its_inputs() -> None:
+    def write() -> dict[str, str]:
+        raise AssertionError("it is not called again")
+
+    with DAG("a_dag", schedule=None):
+        operator = flora_technique(technique_id="editorial-still")(write)().operator
+    for arguments in (DECORATED_0_1, {}):
+        value = operator.execute_complete(life_of(operator).context(), event=COMPLETED_0_1, **arguments)
+        assert value["run_id"] == COMPLETED_0_1["run_id"]
+        assert operator.inputs == arguments.get("inputs")

@@ -16,12 +16,15 @@ import pytest
 import requests
 
 from airflow_provider_flora.emulator import Emulator
+from airflow_provider_flora.emulator.server import WEBHOOK_SECRET
 from scripts.local_airflow import PASSWORD, USER, LocalAirflow, free_port
 from tests.airflow.conftest import DATABASES, EXAMPLES, REPOSITORY
 from tests.airflow.pages.guests_auth_manager import GUEST, SEEN
 from tests.compatibility.conftest import PYTHON
 
 HIDDEN, HOSTILE = "pages_hidden", "pages_hostile"
+STORED_SECRET = "whsec_stored"
+"""Of the connection ``flora_stored``, which is in the database."""
 JSON = {"Accept": "application/json"}
 HTML = {"Accept": "text/html"}
 
@@ -66,18 +69,21 @@ def store() -> Iterator[Any]:
 def airflow(
     _emulator: Emulator, environment: Mapping[str, str], store: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalAirflow]:
-    """An Airflow below the path /air, whose guest may see one of two DAGs. A connection is in its database."""
+    """An Airflow below the path /air, whose guest may see one of two DAGs. Two connections are in its database."""
     home, port = tmp_path_factory.mktemp("pages"), free_port()
     folder = tmp_path_factory.mktemp("dags")
     shutil.copytree(Path(__file__).parent / "dags", folder, dirs_exist_ok=True)
     shutil.copy(EXAMPLES / "flora_choose.py", folder)
+    flora = json.loads(environment["AIRFLOW_CONN_FLORA_DEFAULT"])
     env = {
         **environment,
+        "AIRFLOW_CONN_FLORA_DEFAULT": json.dumps({**flora, "extra": {"webhook_secret": WEBHOOK_SECRET}}),
         "FLORA_PAGES_FOLDER": str(home / "files"),
         "FLORA_PAGES_STORE": "s3://store@pages" if sys.executable == PYTHON else f"file://{home}/store",
         "PYTHONPATH": str(REPOSITORY),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}/air",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/air/execution/",
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",  # asset events start DAGs
         "AIRFLOW__CORE__AUTH_MANAGER": "tests.airflow.pages.guests_auth_manager.GuestsAuthManager",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin,{GUEST}:viewer",
     }
@@ -93,6 +99,9 @@ def airflow(
             "extra": json.dumps(extra),
         }
         airflow.api("POST", "/connections", body=connection)
+        secret = json.dumps({"webhook_secret": STORED_SECRET})
+        stored = {"connection_id": "flora_stored", "conn_type": "flora", "password": "key", "extra": secret}
+        airflow.api("POST", "/connections", body=stored)
         yield airflow
 
 

@@ -334,3 +334,19 @@ def test_every_operation_is_tried_again(call: str, make_client: MakeClient) -> N
             list(result)
 
     assert len(flora.requests) == 2
+
+
+def test_each_retry_is_told_before_its_pause(pauses: list[float]) -> None:
+    told: list[tuple[str, str, float, int]] = []
+
+    def tell(request: exchange.Request, why: str, seconds: float) -> None:
+        told.append((request.path, why[:18], seconds, len(pauses)))
+
+    with ScriptedFlora(error(503), error(503), GOOD) as flora:
+        FloraClient(ClientSettings(KEY, flora.base_url), on_retry=tell).get_technique_run("tech_1", "run_1")
+
+    assert [(path, why, before) for path, why, _, before in told] == [
+        ("/techniques/tech_1/runs/run_1", "Flora answered 503", 0),
+        ("/techniques/tech_1/runs/run_1", "Flora answered 503", 1),
+    ]
+    assert [seconds for _, _, seconds, _ in told] == pauses

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+from contextlib import aclosing
 from datetime import datetime, timezone
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from airflow_provider_flora.airflow_compat import TaskDeferred
+from tests.unit.loop_tasks import quiet
 
 try:
     from airflow.sdk.execution_time.context import TaskStateStoreAccessor  # noqa: F401
@@ -120,6 +122,9 @@ class TaskLife:
         self.max_tries = retries
         self.clear_number = 0
         self.started = datetime.now(timezone.utc)
+        self.dag: Any = None
+        self.of_dag_run: dict[str, Any] = {}
+        """Further fields of the DAG run, and others in place of those that it has."""
         self.ti: FakeTaskInstance
         self.events: list[dict[str, Any]] = []
 
@@ -139,14 +144,16 @@ class TaskLife:
             siblings=self.siblings,
             left_over=self.left_over,
         )
-        dag_run = SimpleNamespace(
-            start_date=self.started,
-            logical_date=self.started,
-            run_id="a_dag_run",
-            clear_number=self.clear_number,
-        )
-        context: dict[str, Any] = {"ti": self.ti, "task_instance": self.ti, "task": task, "dag_run": dag_run}
-        context.update(params={}, dag=None, run_id="a_dag_run")
+        fields = {
+            "start_date": self.started,
+            "logical_date": self.started,
+            "run_id": "a_dag_run",
+            "clear_number": self.clear_number,
+            **self.of_dag_run,
+        }
+        self.ti.run_id = fields["run_id"]
+        context: dict[str, Any] = {"ti": self.ti, "task_instance": self.ti, "task": task}
+        context.update(dag_run=SimpleNamespace(**fields), params={}, dag=self.dag, run_id=fields["run_id"])
         if self.store is not None:
             context["task_state_store"] = self.store
         return context
@@ -163,8 +170,7 @@ class TaskLife:
                 value = work()
             except TaskDeferred as deferred:
                 event = self.wait_in_triggerer(deferred)
-                task = copy.deepcopy(self.operator)
-                context["task"] = task
+                context["task"] = self.ti.task = task = copy.deepcopy(self.operator)
                 if render:
                     task.render_template_fields(context)
                 arguments = json.loads(json.dumps(deferred.kwargs or {}))
@@ -191,7 +197,11 @@ class TaskLife:
 
 async def first_event(trigger: Any) -> dict[str, Any]:
     """Return what a trigger's first event carries, after its way through the database."""
-    async for event in trigger.run():
-        payload: dict[str, Any] = json.loads(json.dumps(event.payload))
-        return payload
-    raise AssertionError("the trigger fired no event")
+    try:
+        async with aclosing(trigger.run()) as events:
+            async for event in events:
+                payload: dict[str, Any] = json.loads(json.dumps(event.payload))
+                return payload
+        raise AssertionError("the trigger fired no event")
+    finally:
+        await quiet()  # what a closed event loop still had to run would be logged in some later test

@@ -183,6 +183,21 @@ def test_a_total_may_be_reached_exactly(flora: StandIn, batch: Callable[..., Tas
     assert batch(table("a", "b", "c"), max_total_cost=0.3).run()["completed"] == 3  # 0.1 + 0.1 + 0.1 > 0.3
 
 
+def test_a_run_that_ended_with_a_status_nobody_knows_counts_as_its_price(
+    flora: StandIn, batch: Callable[..., TaskLife]
+) -> None:
+    flora.on_run = lambda run: run.update(end={"status": "expired", "charged_cost": None})
+    life = batch(table("a", "b", "c"), max_active_runs=1, max_failed_rows="100%")
+    value = life.run()
+    assert (value["unknown"], value["charged_cost"]) == (3, pytest.approx(0.3))
+    flora.on_run = lambda run: None
+    life.operator.max_total_cost = 0.3  # which is spent
+    life.operator.rows = table("a", "b", "c", "d")
+    with pytest.raises(FloraBatchError, match="max_total_cost"):
+        life.run()
+    assert len(flora.runs) == 3
+
+
 def test_a_share_of_the_rows_is_exact(flora: StandIn, batch: Callable[..., TaskLife]) -> None:
     flora.on_run = lambda run: run.update(end=REFUSED) if run["number"] < 29 else None
     life = batch(table(*map(str, range(100))), max_failed_rows="29%")  # 0.29 * 100 is 28.999999999999996

@@ -1,4 +1,4 @@
-"""Airflow's tables, empty, in a file of the test's own, and the pages on top of them. On Airflow 3.1 and later."""
+"""The pages on top of Airflow's tables. On Airflow 3.1 and later."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -16,91 +15,6 @@ from tests.stored_file import store_file
 
 if not airflow_is_at_least(3, 1):
     collect_ignore_glob = ["test_*.py"]
-
-NOW = datetime.now(timezone.utc)
-_USUAL = {"pool": "default_pool", "pool_slots": 1, "try_number": 1, "max_tries": 2}
-
-
-class Instances:
-    """The task instances of a test. They need no DAG: the pages read a few tables only."""
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-        self._ids = 0
-
-    def add(
-        self,
-        task_id: str = "still",
-        *,
-        dag_id: str = "shop",
-        dag_run: str = "monday",
-        map_index: int = -1,
-        state: str | None = "success",
-        operator: str = "FloraRunTechniqueOperator",
-        ended: datetime | None = NOW,
-        inputs: Any = None,
-        conn_id: str | None = None,
-        progress: str | None = None,
-        **xcoms: Any,
-    ) -> None:
-        """Add one with its XComs."""
-        from airflow.models.renderedtifields import RenderedTaskInstanceFields as Rendered
-        from airflow.models.task_state_store import TaskStateStoreModel
-        from airflow.models.taskinstance import TaskInstance
-        from airflow.models.xcom import XComModel
-        from sqlalchemy import insert
-
-        identity = {"dag_id": dag_id, "run_id": dag_run, "task_id": task_id, "map_index": map_index}
-        self._ids += 1
-        times = {"start_date": (ended or NOW) - timedelta(seconds=90), "end_date": ended}
-        rows: list[tuple[Any, dict[str, Any]]] = [
-            (TaskInstance, {"id": UUID(int=self._ids), "state": state, "operator": operator, **_USUAL, **times}),
-            *((XComModel, {"dag_run_id": 1, "key": key, "value": value}) for key, value in xcoms.items()),
-        ]
-        if inputs is not None or conn_id is not None:
-            rows.append((Rendered, {"rendered_fields": {"inputs": inputs, "flora_conn_id": conn_id}}))
-        if progress is not None:
-            rows.append((TaskStateStoreModel, {"dag_run_id": 1, "key": "flora_progress", "value": progress}))
-        with self._engine.begin() as connection:
-            for model, values in rows:
-                connection.execute(insert(model.__table__).values(**identity, **values))
-
-
-@pytest.fixture(scope="session")
-def _tables(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from airflow.models import import_all_models
-    from airflow.models.base import Base
-    from sqlalchemy import create_engine
-
-    import_all_models()
-    engine = create_engine(f"sqlite:///{tmp_path_factory.mktemp('tables') / 'airflow.db'}")
-    Base.metadata.create_all(engine)
-    return engine
-
-
-@pytest.fixture
-def engine(_tables: Any) -> Any:
-    from airflow.models.base import Base
-
-    with _tables.begin() as connection:
-        for name in ("xcom", "task_state_store", "rendered_task_instance_fields", "task_instance"):
-            connection.execute(Base.metadata.tables[name].delete())
-    return _tables
-
-
-@pytest.fixture
-def instances(engine: Any) -> Instances:
-    """Adds task instances."""
-    return Instances(engine)
-
-
-@pytest.fixture
-def session(engine: Any) -> Iterator[Any]:
-    """A session of Airflow's tables."""
-    from sqlalchemy.orm import Session
-
-    with Session(engine) as session:
-        yield session
 
 
 @pytest.fixture
@@ -136,3 +50,91 @@ def store(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         return store_file(tmp_path / name, content, media_type, output_id)
 
     return write
+
+
+class Assets:
+    """The assets of a test, and the events that they have."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def add(self, uri: str, *, active: bool = True, dag_id: str | None = None) -> None:
+        """Add an asset, and a DAG that is scheduled on it."""
+        from airflow.models.asset import AssetActive, AssetModel, DagScheduleAssetReference
+        from airflow.models.dag import DagModel
+        from sqlalchemy.orm import Session
+
+        with Session(self._engine) as session, session.begin():
+            asset = AssetModel(name=uri, uri=uri, group="", extra={})
+            session.add(asset)
+            session.flush()
+            if active:
+                session.add(AssetActive(name=uri, uri=uri))
+            if dag_id is not None:
+                dag = DagModel(
+                    dag_id=dag_id,
+                    is_paused=False,
+                    bundle_name="dags-folder",
+                    max_active_tasks=1,
+                    max_consecutive_failed_dag_runs=0,
+                    has_task_concurrency_limits=False,
+                )
+                session.add(dag)
+                session.add(DagScheduleAssetReference(asset_id=asset.id, dag_id=dag_id))
+
+    def events(self, uri: str | None = None) -> list[dict[str, Any]]:
+        """Return the extras of the events of an asset, or of all."""
+        from airflow.models.asset import AssetEvent, AssetModel
+        from sqlalchemy import select
+        from sqlalchemy.orm import Session
+
+        query = select(AssetEvent.extra).order_by(AssetEvent.id)
+        if uri is not None:
+            query = query.join(AssetModel, AssetModel.id == AssetEvent.asset_id).where(AssetModel.uri == uri)
+        with Session(self._engine) as session:
+            return [*session.scalars(query)]
+
+    def queued_dags(self) -> list[str]:
+        """Return the DAGs that the events will start."""
+        from airflow.models.asset import AssetDagRunQueue
+        from sqlalchemy import select
+        from sqlalchemy.orm import Session
+
+        with Session(self._engine) as session:
+            return [*session.scalars(select(AssetDagRunQueue.target_dag_id))]
+
+    def age(self, seconds: float) -> None:
+        """Make all events older."""
+        from airflow.models.asset import AssetEvent
+        from sqlalchemy import update
+
+        with self._engine.begin() as connection:
+            then = datetime.now(timezone.utc) - timedelta(seconds=seconds)
+            connection.execute(update(AssetEvent.__table__).values(timestamp=then))
+
+
+@pytest.fixture
+def assets(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Assets]:
+    """Adds assets; what makes events of them uses the tables of the test."""
+    from airflow.models.base import Base
+    from sqlalchemy.orm import Session
+
+    from airflow_provider_flora.plugins import asset_events
+
+    @contextmanager
+    def create_session() -> Iterator[Any]:
+        with Session(engine) as session, session.begin():
+            yield session
+
+    monkeypatch.setattr(asset_events, "create_session", create_session)
+    yield Assets(engine)
+    with engine.begin() as connection:
+        for name in (
+            "asset_dag_run_queue",
+            "dag_schedule_asset_reference",
+            "asset_event",
+            "asset_active",
+            "asset",
+            "dag",
+        ):
+            connection.execute(Base.metadata.tables[name].delete())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_flora.plugins.reading import RunView, Task, TaskView, plain
+from airflow_provider_flora.metadata.reading import RunView, Task, TaskView, plain
 from airflow_provider_flora.plugins.rendering import page
 
 QUERY = {"dag_id": "shop", "run_id": "monday", "task_id": "still"}

@@ -19,7 +19,7 @@ from airflow_provider_flora.get_provider_info import get_provider_info
 from airflow_provider_flora.hooks.flora import FloraHook
 from airflow_provider_flora.plugins import flora_plugin
 from airflow_provider_flora.plugins.flora_plugin import FloraPlugin
-from tests.unit.plugins.conftest import NOW
+from tests.unit.airflow_tables import NOW
 
 QUERY = {"dag_id": "shop", "run_id": "monday", "task_id": "still"}
 JSON = {"accept": "application/json"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_flora.plugins.reading import Neighbours, Task, is_safe, read_neighbours, read_task
+from airflow_provider_flora.metadata.reading import Neighbours, Task, is_safe, read_neighbours, read_task
 
 STILL = Task("shop", "monday", "still")
 OUTPUT = {"output_id": "still", "type": "imageUrl", "url": "https://media.example/still.png"}

@@ -225,7 +225,7 @@ async def test_one_huge_run_makes_no_other_page_small(flora: Flora, monkeypatch:
     async with Waits(flora) as waits:
         waits.add(run_ids, interval=INTERVAL)
         await waits.all_seen(100)
-        await until(lambda: waits.watcher._page_size > 1)
+        await until(lambda: waits.watcher._history.page_size > 1)
         cycles, asked = await Cycles(flora, INTERVAL).count(60)
         assert asked.total() <= 40 * cycles
         assert waits.reported == []

@@ -20,12 +20,12 @@ from airflow_provider_flora.api.models import Technique
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
-from airflow_provider_flora.runs import techniques
+from airflow_provider_flora.runs import shared_files, techniques
 from airflow_provider_flora.runs.techniques import RecentTechnique
 from tests.unit.operators.fake_task import TaskLife
 
 STILL = "editorial-still"
-FOLDER_NAME = techniques.FOLDER.name
+FOLDER_NAME = shared_files.FOLDER.name
 pytestmark = pytest.mark.usefixtures("quick")
 
 
@@ -88,7 +88,7 @@ def test_a_task_in_another_process_need_not_request_it(
             timeout=60,
         )
         assert done.stdout.strip() == "0.09", done.stderr
-    monkeypatch.setattr(techniques, "FOLDER", tmp_path / FOLDER_NAME)
+    monkeypatch.setattr(shared_files, "FOLDER", tmp_path / FOLDER_NAME)
     assert get_price(flora) == 0.09
     assert fetched(flora) == 1
 
@@ -104,7 +104,8 @@ def test_it_is_requested_again_after_a_minute(flora: Emulator, kept_techniques: 
 
 def test_its_minute_begins_with_the_request(flora: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [time.time()]
-    monkeypatch.setattr(techniques, "time", SimpleNamespace(time=lambda: now[0]))
+    for module in (techniques, shared_files):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now[0]))
     get_technique = FloraClient.get_technique
 
     def get_technique_while_suspended(client: FloraClient, technique_id: str) -> Technique:
@@ -164,7 +165,7 @@ def test_a_folder_that_is_not_safe_is_not_used(
     flora: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
 ) -> None:
     folder = tmp_path / "kept"
-    monkeypatch.setattr(techniques, "FOLDER", folder)
+    monkeypatch.setattr(shared_files, "FOLDER", folder)
     get_price(flora)
     edit(folder, lambda technique: technique.update(run_cost=0.01))
     spoil(folder)

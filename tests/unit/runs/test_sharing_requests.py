@@ -10,7 +10,7 @@ import pytest
 
 from airflow_provider_flora.api import exchange, pages, waiting
 from airflow_provider_flora.api.models import Run
-from airflow_provider_flora.runs import gate, watching
+from airflow_provider_flora.runs import gate, history, watching
 from tests.unit.runs.watching_flora import INTERVAL, LISTS, POLLS, STILL, TEXT, Cycles, Flora, Waits, until
 
 pytestmark = pytest.mark.usefixtures("fast_clocks")
@@ -161,7 +161,7 @@ async def test_a_history_that_lags_a_little_is_given_a_moment(monkeypatch: pytes
 
 async def test_a_lagging_history_does_not_make_a_finished_run_run_again(flora: Flora) -> None:
     wait = watching.Wait(STILL, "run_1", 0.2, 10.0, None, Waits(flora))
-    watcher = watching.Watcher("flora_default", flora.read_settings)
+    watcher = watching.Watcher("flora_default", flora.read_settings, shows_gauges=False)
     watcher.add(wait)
     wait.after(Run(run_id="run_1", status="completed"))
     watcher._apply_listed(wait, Run(run_id="run_1", status="running"))
@@ -279,8 +279,8 @@ async def test_waits_of_different_beginnings_meet(flora: Flora) -> None:
 
 
 async def test_a_large_page_makes_the_next_ones_smaller(flora: Flora, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "LARGE_PAGE_BYTES", 1000)
+    monkeypatch.setattr(history, "LARGE_PAGE_BYTES", 1000)
     async with Waits(flora) as waits:
         waits.add(flora.running(120), interval=INTERVAL)
         await waits.all_seen(120)
-        await until(lambda: waits.watcher._page_size == 10)
+        await until(lambda: waits.watcher._history.page_size == 10)

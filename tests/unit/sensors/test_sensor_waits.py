@@ -27,6 +27,7 @@ from airflow_provider_flora.api.errors import (
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.hooks.flora import FloraHook
 from airflow_provider_flora.sensors.flora import FloraTechniqueRunSensor
+from tests.statsd_receiver import StatsdReceiver
 from tests.unit.airflow_names import AirflowRescheduleException
 from tests.unit.operators.fake_task import FakeStore, TaskLife
 from tests.unit.operators.still import life_of, still
@@ -415,3 +416,32 @@ def test_an_error_that_may_pass_in_an_event_is_retried(flora: Emulator) -> None:
     with pytest.raises(Exception, match="The database is away") as caught:
         task.execute_complete(TaskLife(task).context(), {"error": "The database is away", "retryable": True})
     assert not isinstance(caught.value, (AirflowFailException, FloraAPIError))
+
+
+# --- what it counts -------------------------------------------------------------------------------------------
+
+
+@WAYS
+def test_a_run_that_a_sensor_hands_over_is_completed_and_not_started(
+    flora: Emulator, statsd: StatsdReceiver, way: dict[str, Any]
+) -> None:
+    run_of(sensor(start(), **way))
+    counts = {**statsd.counts("flora.runs"), **statsd.counts("flora.cost")}
+    technique = "technique=editorial-still"
+    assert counts == {f"flora.runs.completed,{technique}": 1, f"flora.cost,{technique}": 90_000}
+
+
+@pytest.mark.parametrize(
+    ("code", "tries", "remedy"),
+    [("SERVER_ERROR", 3, "retry_now"), ("GENERATION_PROMPT_MODERATED", 1, "change_the_input")],
+)
+def test_a_failed_run_that_each_attempt_finds_again_is_counted_by_the_last(
+    flora: Emulator, statsd: StatsdReceiver, code: str, tries: int, remedy: str
+) -> None:
+    flora.order_fault("fail_run", error_code=code)
+    life = TaskLife(sensor(start()), retries=2)
+    for _ in range(tries):
+        assert not statsd.counts("flora.runs")
+        with pytest.raises(FloraRunFailedError):
+            life.run()
+    assert statsd.counts("flora.runs") == {f"flora.runs.failed,technique=editorial-still,remedy={remedy}": 1}

@@ -139,6 +139,7 @@ async def test_airflow_logs_an_event_without_its_outputs(flora: Emulator) -> Non
     run_id = start()
     [event] = [event async for event in trigger(run_id).run()]
     assert repr(event) == f"TriggerEvent<<{run_id} completed, 1 output>>"
+    await quiet()
 
 
 def error_of(event: dict[str, Any]) -> FloraError:
