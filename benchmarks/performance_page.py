@@ -58,6 +58,21 @@ request. That one took {first_ms:,} ms, of a batch's outputs with its manifest r
 After all of these requests, Airflow's own among them, the server had {all_mb:g} MB more than the {airflow_mb:,} MB
 before the first page."""
 
+WEBHOOKS_TITLE = "Webhooks"
+WEBHOOKS = """\
+Deliveries to Airflow's API server, from a client on the same machine with a new connection for each. Only the API
+server runs, with SQLite. Each takes turns with Airflow's own route that makes an event of an asset, but the last
+two. The first delivery to a process took {first_ms:,} ms, since it builds the receiver and reads the connection.
+{tries} tries of each. Measured on {date}. The machine's one-minute load was {load_before:g} before the requests and
+{load:g} at the end."""
+
+COMMAND_LINE_TITLE = "The command line"
+COMMAND_LINE = """\
+From the start of the process until the first line, in turns (the median of {tries}): ``python -m
+airflow_provider_flora techniques`` with the emulator on the same machine {flora_ms:,} ms, ``airflow --help``
+{airflow_ms:,} ms, which is {ratio:g} times as long. The aim is at most 500 ms. Measured on {date}, at a one-minute
+load of {load:g}."""
+
 PAGE = """\
 .. Written by ``make bench``. Do not edit: the next run writes it again.
 
@@ -121,6 +136,11 @@ Pages in Airflow's UI
 
 {pages}
 
+Webhooks
+--------
+
+{webhooks}
+
 Files
 -----
 
@@ -139,6 +159,11 @@ Importing
 The DAG processor imports an operator for every file that uses it. On top of ``airflow.sdk``, in fresh processes
 (the median of {tries}): this provider's operator {flora_import:g} ms, Airbyte's {airbyte_import:g} ms.
 
+{command_line_title}
+{command_line_line}
+
+{command_line}
+
 Measuring it yourself
 ---------------------
 
@@ -150,12 +175,22 @@ minutes and writes this page. Each program in ``benchmarks/`` runs alone and pri
 def write(results: Results) -> str:
     """Write page and plot; give the table of waiting as it is in the page.
 
-    Where nothing but the pages in Airflow's UI was measured, only their section is written; give that.
+    Where nothing but what has a section of its own was measured, only these sections are written; give them.
     """
-    if results.keys() <= {"pages", "environment"}:
-        section = _pages(results)
-        (DOCS / "performance.rst").write_text(_with_pages((DOCS / "performance.rst").read_text(), section))
-        return section
+    alone = {
+        "pages": (PAGES_TITLE, _pages, WEBHOOKS_TITLE),
+        "webhooks": (WEBHOOKS_TITLE, _webhooks, "Files"),
+        "command_line": (COMMAND_LINE_TITLE, _command_line, "Measuring it yourself"),
+    }
+    measured = sorted(results.keys() - {"environment"})
+    if alone.keys() >= set(measured):
+        page, sections = (DOCS / "performance.rst").read_text(), []
+        for name in measured:
+            title, make, next_title = alone[name]
+            sections.append(make(results))
+            page = _with_section(page, title, sections[-1], next_title)
+        (DOCS / "performance.rst").write_text(page)
+        return "\n\n".join(sections)
     table = _table(results)
     loads = [entry["load"] for name, entry in results.items() if name.startswith(("flora ", "dbt "))]
     environment = results["environment"]
@@ -182,11 +217,15 @@ def write(results: Results) -> str:
         start=_start(results),
         batch=_batch(results),
         pages=_pages(results),
+        webhooks=_webhooks(results),
         files=_files(results),
         checked=results["download"]["curl_and_openssl_mb_per_s"],
         tries=results["import_time"]["tries"],
         flora_import=results["import_time"]["flora_ms"],
         airbyte_import=results["import_time"]["airbyte_ms"],
+        command_line_title=COMMAND_LINE_TITLE,
+        command_line_line="-" * len(COMMAND_LINE_TITLE),
+        command_line=_command_line(results),
     )
     (DOCS / "performance.rst").write_text(page)
     _draw(results)
@@ -390,12 +429,44 @@ def _pages(results: Results) -> str:
     )
 
 
-def _with_pages(page: str, section: str) -> str:
-    """Return the page with another section about the pages in Airflow's UI, before that about files."""
-    heading = f"{PAGES_TITLE}\n{'-' * len(PAGES_TITLE)}\n\n"
-    without = re.sub(rf"^{re.escape(heading)}.*?(?=^Files\n-----\n)", "", page, flags=re.MULTILINE | re.DOTALL)
-    before, files, after = without.partition("Files\n-----\n")
-    return f"{before}{heading}{section}\n\n{files}{after}"
+def _webhooks(results: Results) -> str:
+    measured = results.get("webhooks")
+    if not measured:
+        return "Not measured in this run."
+    lines = [
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+        "   * - a delivery",
+        "     - the middle one",
+        "     - 19 of 20",
+        "     - the longest",
+        f"     - within the aim of {measured['aim_ms']} ms",
+    ]
+    for name, case in {**measured["cases"], "Airflow's own route for an event": measured["airflow"]}.items():
+        lines += [
+            f"   * - {name}",
+            f"     - {case['ms']:g} ms",
+            f"     - {case['p95_ms']:g} ms",
+            f"     - {case['most_ms']:g} ms",
+            f"     - {100 * case['within_aim']:.0f} %",
+        ]
+    return "\n".join([WEBHOOKS.format(**measured), "", *lines])
+
+
+def _with_section(page: str, title: str, section: str, next_title: str) -> str:
+    """Return the page with another section of a title, before the one with the next title."""
+    heading, next_heading = (f"{one}\n{'-' * len(one)}\n" for one in (title, next_title))
+    without = re.sub(
+        rf"^{re.escape(heading)}\n.*?(?=^{re.escape(next_heading)})", "", page, flags=re.MULTILINE | re.DOTALL
+    )
+    before, found, after = without.partition(next_heading)
+    return f"{before}{heading}\n{section}\n\n{found}{after}"
+
+
+def _command_line(results: Results) -> str:
+    measured = results["command_line"]
+    return COMMAND_LINE.format(**measured, date=results["environment"]["date"])
 
 
 def _size(name: str) -> int:

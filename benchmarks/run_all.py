@@ -22,6 +22,7 @@ RESULTS = REPOSITORY / "build" / "benchmarks.json"
 TIMEOUT = 1800
 PROGRAMS: dict[str, list[str]] = {
     "import_time": ["import_time"],
+    "command_line": ["command_line"],
     "flora 100": ["watch", "flora", "100"],
     "dbt 100": ["watch", "dbt", "100"],
     "flora 1000": ["watch", "flora", "1000"],
@@ -39,7 +40,9 @@ PROGRAMS: dict[str, list[str]] = {
     "leaks": ["troubles", "leaks"],
     "start": ["start"],
     "batch": ["batch"],
+    "metrics": ["metrics"],
     "pages": ["pages"],
+    "webhooks": ["webhooks"],
     "download": ["files", "download"],
     "upload": ["files", "upload"],
     "discard": ["files", "discard"],

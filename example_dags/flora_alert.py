@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow_provider_flora import FloraError
+from airflow_provider_flora import FloraCreditsError
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
 
 try:
@@ -19,7 +19,7 @@ except ImportError:  # Airflow 2.11
 def report_credits(context: Any) -> None:
     """Called by Airflow when the task has failed. In your DAG: send a message."""
     error = context["exception"]
-    if isinstance(error, FloraError) and (error.status == 402 or str(error.code).startswith("BILLING_")):
+    if isinstance(error, FloraCreditsError):
         print(f"Flora is out of credits, top up the workspace ({error.kind}, {error.code}, run {error.run_id})")
 
 

@@ -54,6 +54,7 @@ def flora_content_refresh():
         deferrable=True,
         poll_interval=2,
         max_run_cost=0.50,  # USD per run; a more expensive one is not started
+        max_dag_run_cost=20.00,  # USD for all Flora tasks of the DAG run together
         max_active_tis_per_dagrun=8,
     ).expand(inputs=rows)
     # [END howto_operator_flora_mapped]
