@@ -31,8 +31,9 @@ nitpicky = True
 # Names of Airflow's and Python's own, whose pages are not here.
 nitpick_ignore_regex = [
     ("py:.*", r"ObjectStoragePath|Airflow\w*Exception|AirflowSensorTimeout|Connection|Context|dict\[str"),
-    ("py:.*", r"airflow_provider_flora\.(api\.(calls|waiting)|runs\.events)\..*"),
-    ("py:.*", r"(airflow|collections|datetime|typing|types)\..*"),
+    ("py:.*", r"ParametersT|Task"),
+    ("py:.*", r"airflow_provider_flora\.(api\.(calls|exchange|waiting)|runs\.events)\..*"),
+    ("py:.*", r"(airflow|collections|datetime|pathlib|typing|types)\..*"),
 ]
 
 autodoc_member_order = "bysource"
