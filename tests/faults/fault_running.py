@@ -24,6 +24,7 @@ from typing import Any
 import requests
 
 from airflow_provider_flora.emulator import Emulator
+from airflow_provider_flora.task.state import RUN
 from scripts.local_airflow import LocalAirflow, NotYetError
 
 API_KEY = "sk_test_that_must_not_be_seen_in_any_log"
@@ -254,9 +255,17 @@ class Running:
         self._fault_at = time.time()
 
     def fault_at(self) -> float | None:
-        """When the fault came: by the script, by the task's process, or by the emulator."""
-        hits = [float(path.read_text()) for path in self._marks.glob(f"{self.run_id}--*") if path.is_file()]
-        return min(hits, default=self._fault_at)
+        """When the fault came: by the script, by the task's process, or by the emulator.
+
+        A process may die after Airflow has recorded its task's success, so the fault may still be to come.
+        """
+        ends = time.monotonic() + 60
+        while True:
+            marks = [path for path in self._marks.glob(f"{self.run_id}--*") if path.is_file()]
+            hits = [float(text) for path in marks if (text := path.read_text())]
+            if hits or not self.scenario.hit or time.monotonic() > ends:
+                return min(hits, default=self._fault_at)
+            time.sleep(0.2)
 
     def wait_runs(self, count: int, *statuses: str, timeout: float = 180) -> list[dict[str, Any]]:
         """Wait until Flora has that many runs, in one of the statuses if any are given."""
@@ -282,6 +291,15 @@ class Running:
     def wait_ended(self) -> None:
         """Wait until the DAG run has ended; a clear in the moment before it does would be lost to Airflow."""
         self.airflow.wait_for_dag_run(self.scenario.dag_id, self.run_id, LONGEST)
+
+    def wait_delivered(self) -> None:
+        """Wait until the task has noted the delivery, which it does after Airflow has recorded its success."""
+        where = f"/dags/{self.scenario.dag_id}/dagRuns/{self.run_id}/taskInstances/{TASK}/state-store/{RUN}"
+
+        def is_noted() -> bool:
+            return bool(self.airflow.api("GET", where)["value"]["delivered"])
+
+        self.airflow.wait_until(is_noted, 60, "the delivery to be noted")
 
     def clear(self) -> None:
         """Clear the task, as a person does."""

@@ -54,6 +54,7 @@ FORGOTTEN = r"Flora may have forgotten its idempotency key\. .*Possible runs: ru
 
 def clear_finished(running: Running) -> None:
     running.wait_ended()
+    running.wait_delivered()
     running.clear()
 
 
