@@ -231,14 +231,20 @@ def is_dag_test(ti: Any) -> bool:
     return bool(getattr(ti, "test_mode", False)) or getattr(ti, "job_id", 0) is None  # a job runs all other tasks
 
 
-def states_of_tasks(ti: Any, task_ids: Sequence[str]) -> dict[str, str | None]:
-    """Return the states of a DAG run's task instances, by Airflow's names for them: ``relight_3`` of a mapped task.
+def states_of_tasks(ti: Any, task_ids: Sequence[str]) -> dict[tuple[str, int], str | None]:
+    """Return the states of a DAG run's task instances, by task id and map index, which is -1 if it is not mapped.
 
     :param ti: the task instance that asks, of the same DAG run.
     """
     if airflow_is_at_least(3, 0):
-        found = ti.get_task_states(dag_id=ti.dag_id, task_ids=[*task_ids], run_ids=[ti.run_id])
-        return dict(found.get(ti.run_id) or {})
+        # Airflow names an instance of a mapped task "relight_3", as a task with that id, which is asked for alone.
+        alone = [one for one in task_ids if _parse_mapped_name(one)[0] in {*task_ids} - {one}]
+        states: dict[tuple[str, int], str | None] = {}
+        for asked in ([one for one in task_ids if one not in alone], *([one] for one in alone)):
+            found = ti.get_task_states(dag_id=ti.dag_id, task_ids=asked, run_ids=[ti.run_id]) if asked else {}
+            for name, state in (found.get(ti.run_id) or {}).items():
+                states[(name, -1) if name in asked else _parse_mapped_name(name)] = state
+        return states
     from airflow_provider_flora.airflow_compat import TaskInstance, create_session
 
     model: Any = TaskInstance
@@ -247,7 +253,13 @@ def states_of_tasks(ti: Any, task_ids: Sequence[str]) -> dict[str, str | None]:
         rows = session.query(*columns).filter(
             model.dag_id == ti.dag_id, model.run_id == ti.run_id, model.task_id.in_([*task_ids])
         )
-        return {task_id if index < 0 else f"{task_id}_{index}": state for task_id, index, state in rows}
+        return {(task_id, index): state for task_id, index, state in rows}
+
+
+def _parse_mapped_name(name: str) -> tuple[str, int]:
+    """Return the task id and the map index in Airflow's name of a mapped task instance; else the name and -1."""
+    task_id, _, index = name.rpartition("_")
+    return (task_id, int(index)) if index.isdecimal() else (name, -1)
 
 
 def find_hitl_operator() -> type[HITLOperator]:

@@ -402,18 +402,15 @@ class Share:
 
         One of the same task counts with the price of this one, if it does not come by itself.
         """
-        named = {_state_name(one.task_id, one.map_index) for one in found}
+        with_register = {(one.task_id, one.map_index) for one in found}
         states = self._patiently(lambda: states_of_tasks(self._ti, self._task_ids))
         unknown = []
-        for name, state in states.items():
-            if name in named or state in NOT_BEGUN or state == MARKED:
+        for (task_id, map_index), state in states.items():
+            if (task_id, map_index) in with_register or state in NOT_BEGUN or state == MARKED:
                 continue
-            sibling, _, index = name.rpartition("_")
-            if sibling == self._register.task_id and index.isdigit():
-                is_over = state == FAILED or is_last
-                unknown.append(Register(sibling, int(index), price if is_over else None))
-            else:
-                unknown.append(Register(name, -1, None))
+            is_sibling = task_id == self._register.task_id
+            is_over = state == FAILED or is_last
+            unknown.append(Register(task_id, map_index, price if is_sibling and is_over else None))
         return unknown
 
     def _refusal(self, more: float, limit: float, subject: str, others: Sequence[Register]) -> FloraBudgetError:
@@ -519,11 +516,6 @@ def skipping(on_budget: str) -> Iterator[None]:
         if on_budget != "skip" or error.remedy.retryable:
             raise
         raise AirflowSkipException(str(error)) from None
-
-
-def _state_name(task_id: str, map_index: int) -> str:
-    """Return the name by which Airflow answers with the state of a task instance."""
-    return task_id if map_index < 0 else f"{task_id}_{map_index}"
 
 
 def _enumerate(parts: Sequence[str]) -> str:

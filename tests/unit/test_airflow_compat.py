@@ -24,6 +24,7 @@ from airflow_provider_flora.airflow_compat import (
     airflow_is_at_least,
     get_async_connection,
     push_xcom,
+    states_of_tasks,
 )
 from airflow_provider_flora.hooks.flora import FloraHook
 from tests.unit.operators.fake_task import HAS_STATE_STORE
@@ -164,3 +165,27 @@ def test_only_airflow_3_0_is_spared_a_value_of_none(
     push_xcom(ti, "charged_cost", None)
     push_xcom(ti, "outputs", [])
     assert xcoms == {"outputs": [], **({"charged_cost": None} if pushed else {})}
+
+
+@pytest.mark.skipif(not airflow_is_at_least(3, 0), reason="Airflow 2 is asked in its database")
+def test_a_mapped_task_and_one_with_the_name_of_its_instance_have_states_of_their_own() -> None:
+    instances = {
+        **{("relight", index): f"relight[{index}]" for index in range(12)},
+        ("relight_3", -1): "relight_3",
+        ("relight_3_0", 0): "relight_3_0[0]",
+        ("film_2", 1): "film_2[1]",
+        ("7", -1): "7",
+    }
+
+    def get_task_states(dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict[str, dict[str, str]]:
+        """Answer with the names that Airflow's execution API gives (`get_task_instance_states`)."""
+        asked.append(task_ids)
+        rows = {key: state for key, state in instances.items() if key[0] in task_ids}
+        return {
+            run_ids[0]: {task if index < 0 else f"{task}_{index}": state for (task, index), state in rows.items()}
+        }
+
+    asked: list[list[str]] = []
+    ti = SimpleNamespace(dag_id="a_dag", run_id="a_run", get_task_states=get_task_states)
+    assert states_of_tasks(ti, ["relight", "relight_3", "relight_3_0", "film_2", "7"]) == instances
+    assert asked == [["relight", "film_2", "7"], ["relight_3"], ["relight_3_0"]]

@@ -169,7 +169,7 @@ def test_a_share_that_others_could_not_see_is_asked_for_again_before_the_next_st
         first.run()
     # Its next try dies before it has written its register, and a person marks it as success.
     first.shared.delete_xcoms("first")
-    first.shared.states["first"] = "success"
+    first.shared.states["first", -1] = "success"
     second.run()
     with pytest.raises(FloraBudgetError) as refused:
         first.run()

@@ -19,7 +19,7 @@ class SharedRun:
     def __init__(self, *tasks: Any) -> None:
         self.dag = SimpleNamespace(task_dict={task.task_id: task for task in tasks})
         self.xcoms: dict[tuple[str, int, str], str] = {}
-        self.states: dict[str, str | None] = {}
+        self.states: dict[tuple[str, int], str | None] = {}
         self.pulls = self.pushes = 0
         self.broken: list[Exception] = []
         """What the next pushes raise, one after the other."""
@@ -41,7 +41,7 @@ class SharedRun:
             for name in [name for name in self.xcoms if name[:2] == (task_id, map_index)]:
                 del self.xcoms[name]
 
-    def states_of_tasks(self, ti: Any, task_ids: Any) -> dict[str, str | None]:
+    def states_of_tasks(self, ti: Any, task_ids: Any) -> dict[tuple[str, int], str | None]:
         """Stand in for the function of that name, which asks Airflow."""
         with self.lock:
             return {**self.states}
@@ -57,7 +57,7 @@ class SharingInstance:
         self.dag_id, self.run_id, self.task_id, self.map_index = "a_dag", "a_dag_run", task_id, map_index
         self.try_number, self.max_tries = try_number, max_tries
         self.start_date = datetime.now(timezone.utc)
-        shared.states[task_id if map_index < 0 else f"{task_id}_{map_index}"] = "running"
+        shared.states[task_id, map_index] = "running"
 
     def xcom_push(self, key: str, value: Any, **_: Any) -> None:
         with self.shared.lock:

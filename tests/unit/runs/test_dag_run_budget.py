@@ -347,7 +347,7 @@ def test_an_earlier_write_that_comes_late_is_written_over(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("state", ["running", "restarting", "deferred", "up_for_retry", "failed"])
 def test_a_task_that_has_begun_and_does_not_say_what_it_spends_holds_the_others_back(state: str) -> None:
     shared = SharedRun(Spender("still"), Spender("film"))
-    shared.states["film"] = state
+    shared.states["film", -1] = state
     share = share_of(shared, "still")
     with pytest.raises(FloraBudgetError, match=r"^film did not say") as caught:
         share.reserve(0.1, 1.0, "still")
@@ -357,13 +357,13 @@ def test_a_task_that_has_begun_and_does_not_say_what_it_spends_holds_the_others_
 @pytest.mark.parametrize("state", [None, "scheduled", "queued", "skipped", "upstream_failed", "removed", "success"])
 def test_a_task_that_has_not_begun_or_that_a_person_has_marked_holds_nobody_back(state: str | None) -> None:
     shared = SharedRun(Spender("still"), Spender("film"))
-    shared.states["film"] = state
+    shared.states["film", -1] = state
     share_of(shared, "still").reserve(0.1, 1.0, "still")
 
 
 def test_a_sibling_that_failed_before_it_could_say_so_counts_with_the_price() -> None:
     shared = SharedRun(Spender("still"))
-    shared.states["still_1"] = "failed"
+    shared.states["still", 1] = "failed"
     share_of(shared, "still", 0).reserve(0.5, 1.0, "still")
     with pytest.raises(FloraBudgetError):
         share_of(shared, "still", 2).reserve(0.5, 1.0, "still")
