@@ -114,7 +114,7 @@ def _ask_flora(
     from airflow_provider_flora.runs.starting import Gone
 
     run_id = record.run_id if record is not None else view.run.run_id
-    technique = (record.history_id or record.technique_id if record is not None else None) or view.technique
+    technique = (None if record is None else record.run_technique) or view.technique
     if not run_id or not technique:
         return None, 0.0
     try:
@@ -310,7 +310,7 @@ def _start_duration(client: Any) -> float:
 
 
 def _technique_of(view: TaskView, record: Record | None) -> str:
-    technique = (record.history_id or record.technique_id if record is not None else None) or view.technique
+    technique = (None if record is None else record.run_technique) or view.technique
     if not technique:
         raise FloraParameterError("The task has not said which technique it runs. Name it with --technique.")
     return technique

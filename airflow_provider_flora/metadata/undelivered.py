@@ -115,7 +115,7 @@ def _of_record(task: Task, instance: _Ended, record: Record, row_id: str | None 
         task,
         instance.state,
         record.run_id,
-        record.history_id or record.technique_id or None,
+        record.run_technique or None,
         row_id,
         None if record.run_id else record.sent[0][0],
     )

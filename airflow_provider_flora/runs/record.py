@@ -77,6 +77,11 @@ class Record:
         return self.run_id is not None or bool(self.sent)
 
     @property
+    def run_technique(self) -> str:
+        """The technique of the run. One that a user has named may be of another one than the starts in ``sent``."""
+        return self.technique_id if self.adopted else self.history_id or self.technique_id
+
+    @property
     def known_runs(self) -> tuple[str, ...]:
         """The task's run and earlier ones, the last :data:`MAX_PAST` of them."""
         return (*self.past, *([self.run_id] if self.run_id else ()))[-MAX_PAST:]

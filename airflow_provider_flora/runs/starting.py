@@ -283,7 +283,7 @@ class Starter:
                 state = decide(self._record, self._run, self._collect_facts())
                 run = self._ACTIONS[state](self)
                 if run is not None:
-                    return StartedRun(run, self._record.history_id or self._record.technique_id)
+                    return StartedRun(run, self._record.run_technique)
         except FloraError as error:
             conflict = isinstance(error, FloraAPIError) and error.status == 409
             is_final = not error.remedy.retryable or conflict
@@ -592,7 +592,7 @@ class Starter:
     def _poll(self) -> None:
         """Poll the record's run until Flora answers."""
         record = self._record
-        technique_id, run_id = record.history_id or record.technique_id or self._technique_id, str(record.run_id)
+        technique_id, run_id = record.run_technique or self._technique_id, str(record.run_id)
         wait = RunWait(technique_id, run_id, poll_interval=POLL_INTERVAL, timeout=POLL_FOR, clock=time.monotonic)
 
         def log_first(error: FloraError) -> None:
@@ -610,7 +610,8 @@ class Starter:
     def _find_in_history(self, run_id: str) -> Run | None:
         """Return a run from the history, which may still show runs of a deleted technique."""
         oldest = self._record.sent[0][0] - CLOCK_MARGIN if self._record.sent else 0.0
-        for page in self._pages_of_history(self._record.history_id or None):
+        history_id = None if self._record.adopted else self._record.history_id or None
+        for page in self._pages_of_history(history_id):
             for run in page:
                 if run.run_id == run_id:
                     return run

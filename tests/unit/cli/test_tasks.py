@@ -261,6 +261,22 @@ def test_an_adopted_run_is_handed_over_and_no_other_is_started(
 
 
 @with_store
+@after
+def test_a_run_of_another_technique_is_handed_over_and_the_start_is_not_forgotten(
+    run: Run, lost: Told, flora_key: Emulator, then: str
+) -> None:
+    [other] = flora_key.seed_runs(1, technique_id="tagline-writer")
+    ran = run("adopt", *STILL, other, "--technique", "tagline-writer", "--yes")
+    assert "Its next try hands that run over." in ran.err
+    assert run("task", *STILL, "--json").json["clear"]["state"] == "COMPLETED"
+    lost.resumes()
+    AFTER[then](lost.life)
+    assert lost.life.start().run_id == other
+    assert posts_to(flora_key) == 1
+    assert lost.life.record["history_id"] != "tagline-writer"  # where the start without an answer is looked for
+
+
+@with_store
 def test_another_run_than_the_records_is_adopted_after_a_success(run: Run, told: Told, flora_key: Emulator) -> None:
     told.life.start()
     told.life.deliver()
