@@ -17,8 +17,8 @@ ONE_IN = 3600.0
 class FloraCreditsNotifier(BaseNotifier):
     """A notifier that sends another one's message when Flora is out of credits, at most once an hour.
 
-    For ``on_failure_callback``. The tasks of one machine and one connection send one alert together. Other errors
-    send none. If sending fails, the next task that fails sends it.
+    For ``on_failure_callback``. The tasks of one machine and one connection send one alert together, through each
+    class of notifier. Other errors send none. If sending fails, the next task that fails sends it.
 
     :param notifier: sends the message, for example Slack's. Its templates may use ``{{ exception }}``, which has
         Flora's words.
@@ -41,7 +41,9 @@ class FloraCreditsNotifier(BaseNotifier):
         # Several Airflows of one user may have connections of the same name.
         deployment = conf.get("core", "dags_folder", fallback="")
         conn_id = getattr(context.get("task"), "flora_conn_id", "")
-        sent = SharedFile("alerts", [str(deployment), conn_id], ONE_IN)
+        # A task may tell a chat and a pager.
+        channel = f"{type(self.notifier).__module__}.{type(self.notifier).__qualname__}"
+        sent = SharedFile("alerts", [str(deployment), conn_id, channel], ONE_IN)
         with sent.locked():
             if sent.read() is not None:
                 return

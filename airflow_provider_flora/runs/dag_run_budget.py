@@ -322,7 +322,7 @@ class Share:
             self.settle(cost)
 
     def settle_run(self, run: Run, records: Records) -> None:
-        """Replace the price of a run by what was charged. One that failed is not charged, nor one in its place.
+        """Replace the price of a run by what was charged. For one that failed, give it back if no retry follows.
 
         :param records: storage of the record of the task's run.
         """
@@ -330,7 +330,7 @@ class Share:
             return  # a person has named the run, and it is paid elsewhere
         if run.completed:
             self.settle(run.charged_cost)
-        elif run.status == "failed" and not remedy_of(run).retryable:
+        elif run.status == "failed" and (self._attempt.is_last or not remedy_of(run).retryable):
             record = records.load()
             if record is None or not record.hides_start:  # else that start may have a run, which is charged
                 self.settle(0.0)

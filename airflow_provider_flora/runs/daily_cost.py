@@ -177,8 +177,8 @@ class DailyCost:
         amounts = [(created, run, self._amount_of(run)) for created, run in runs]
         frozen = (now - SETTLED_AFTER) * 1000
         open_since = [created for created, run, _ in amounts if not run.settled and created > frozen]
-        # Not by a clock, which may be wrong: all runs that are so much older than this one have appeared.
-        latest = max((created for created, _ in runs), default=0.0)
+        # Not only by a clock, which may be wrong: all runs that are so much older than this one have appeared.
+        latest = min(now * 1000, max((created for created, _ in runs), default=0.0))
         until = min([latest - APPEARS_WITHIN * 1000, *(created - 1 for created in open_since)])
         if until < before.settled_until or any(run.created_at is None for _, run in runs):
             until = before.settled_until  # a run without a time may be younger or older than it seems

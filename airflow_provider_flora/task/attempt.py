@@ -78,6 +78,11 @@ class Attempt:
         return max(1, self.try_number - (self.max_tries - self.retries))
 
     @property
+    def is_last(self) -> bool:
+        """Whether no retry follows if this attempt fails."""
+        return self.try_number > self.max_tries
+
+    @property
     def was_cleared(self) -> bool:
         """Whether a user has cleared the task instance, in this execution or before it."""
         return self.try_number > self.number

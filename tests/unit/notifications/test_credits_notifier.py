@@ -76,6 +76,17 @@ def test_an_alert_that_could_not_be_sent_is_sent_by_the_next_task() -> None:
     assert len(messages.sent) == 1
 
 
+def test_a_chat_and_a_pager_are_both_told() -> None:
+    class Pages(Messages):
+        pass
+
+    chat, pager = Messages(), Pages()
+    for _ in range(3):
+        for notifier in (chat, pager):
+            FloraCreditsNotifier(notifier)(failed())
+    assert (len(chat.sent), len(pager.sent)) == (1, 1)
+
+
 def test_each_connection_has_its_own_alert() -> None:
     messages = Messages()
     for conn_id in ("one", "other", "one"):

@@ -189,6 +189,23 @@ def test_a_run_that_failed_for_good_gives_its_share_back(flora: Emulator, deferr
     assert second.run()["status"] == "completed"
 
 
+@needs_store
+def test_a_run_that_failed_in_the_last_try_gives_its_share_back(flora: Emulator) -> None:
+    first, second = two(PRICE)
+    flora.order_fault("fail_run", error_code="GENERATION_FAILED", times=first.max_tries + 1)
+    for _ in range(first.max_tries):
+        with pytest.raises(FloraError):
+            first.run()
+        with pytest.raises(FloraBudgetError):
+            second.run()
+    with pytest.raises(FloraError):
+        first.run()
+    assert second.run()["status"] == "completed"
+    first.clear()
+    with pytest.raises(FloraBudgetError, match=r"second 0\.09"):
+        first.run()
+
+
 def test_a_start_that_flora_refuses_gives_its_share_back(flora: Emulator) -> None:
     flora.order_fault("status", operation="startTechniqueRun", status=403, code="forbidden")
     first, second = two(PRICE)

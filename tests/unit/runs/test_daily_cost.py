@@ -184,6 +184,22 @@ def test_what_is_settled_is_not_read_again(make_flora: Callable[..., Emulator], 
     assert lists_of(flora) <= pages + 3 * 2
 
 
+def test_a_run_from_the_future_hides_none_that_come_before_it(
+    make_flora: Callable[..., Emulator], kept_techniques: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flora = make_flora()
+    flora.seed_runs(3)
+    cost = cost_of(flora)
+    pages = [*cost._pages()]
+    newest = pages[0][0]
+    ahead = newest.model_copy(update={"created_at": (newest.created_at or 0.0) + 6 * HOUR})
+    monkeypatch.setattr(cost, "_pages", lambda page_size=100: iter([[ahead, *pages[0][1:]]]))
+    assert cost.read().charged == pytest.approx(3 * PRICE)
+    make_old(kept_techniques)
+    flora.seed_runs(50)
+    assert cost_of(flora).read().charged == pytest.approx(53 * PRICE)
+
+
 def test_a_run_that_is_open_is_read_again_until_it_has_ended(
     make_flora: Callable[..., Emulator], kept_techniques: Path
 ) -> None:
