@@ -150,6 +150,8 @@ def _row(one: Undelivered, run: Run | None, *, has_store: bool) -> list[str]:
 
 
 def _advice(one: Undelivered, *, has_store: bool) -> str:
+    if one.is_left:
+        return "the task has another run: adopt this one, or download it"
     if one.row_id is not None:
         return "clear it: it goes on with its rows"
     if not has_store:

@@ -38,12 +38,13 @@ _NAMES = ("dag_id", "run_id", "task_id", "map_index")
 
 @dataclass(frozen=True)
 class Undelivered:
-    """A run, or a start without an answer, of a task that has ended without handing it over.
+    """A run, or a start without an answer, that a task has left, or has ended without handing over.
 
     :param state: Airflow's state of the task instance, or ``None``.
     :param run_id: the run; ``None`` if the start was not answered.
     :param row_id: the row, if the task is a batch.
     :param sent: unix time (s) of the first start without an answer.
+    :param is_left: whether the task has another run since.
     """
 
     task: Task
@@ -52,6 +53,7 @@ class Undelivered:
     technique_id: str | None
     row_id: str | None = None
     sent: float | None = None
+    is_left: bool = False
 
 
 @dataclass
@@ -80,7 +82,7 @@ def read_started(session: Session, since: datetime) -> Started:
 
     :raises FloraError: the records lie in a store that only workers reach.
     """
-    found = Started()
+    found, handed_over = Started(), set()
     instances = _read_instances(session, since)
     recorded = set()
     for task, instance in _instances_with_records(session, since, instances):
@@ -88,20 +90,25 @@ def read_started(session: Session, since: datetime) -> Started:
         recorded.add(task)
         if rows is not None:
             _add_rows(found, task, instance, rows, read_rows(session, task) or {})
+            handed_over |= {record.run_id for record in rows.values() if record.delivered}
         elif (record := read_record(session, task)) is not None:
             found.known.update(record.known_runs)
+            found.undelivered += _left_by(task, instance, record)
+            handed_over |= {record.run_id} if record.delivered else set()
             if record.was_sent and not record.delivered and _is_over(instance):
                 found.undelivered.append(_of_record(task, instance, record))
     for task, instance in instances.items():
         run_id = as_text(instance.xcoms.get("run_id"))
         if run_id:
             found.known.add(run_id)
+            handed_over |= {run_id} if "return_value" in instance.xcoms else set()
             if task not in recorded and instance.operator != _ONLY_WAITS and _is_over(instance):
                 technique = technique_in(as_text(instance.xcoms.get(TECHNIQUE_URL_KEY)))
                 found.undelivered.append(Undelivered(task, instance.state, run_id, technique))
         manifest = as_text(instance.xcoms.get("manifest"))
         if manifest and task not in recorded:
             found.manifests.add(manifest)
+    found.undelivered = [one for one in found.undelivered if not (one.is_left and one.run_id in handed_over)]
     return found
 
 
@@ -121,6 +128,13 @@ def _of_record(task: Task, instance: _Ended, record: Record, row_id: str | None 
     )
 
 
+def _left_by(task: Task, instance: _Ended, record: Record, row_id: str | None = None) -> Iterator[Undelivered]:
+    """Return the runs in whose place the task has another one by now, be it on its way or not."""
+    technique = record.history_id or record.technique_id or None
+    for run_id in record.left:
+        yield Undelivered(task, instance.state, run_id, technique, row_id, is_left=True)
+
+
 def _add_rows(
     found: Started,
     task: Task,
@@ -128,8 +142,9 @@ def _add_rows(
     every: Mapping[str, Record],
     latest: Mapping[str, Record],
 ) -> None:
-    for record in every.values():
+    for row_id, record in every.items():
         found.known.update(record.known_runs)
+        found.undelivered += _left_by(task, instance, record, row_id)
     if instance.state in UNFINISHED:
         return
     in_manifest = BATCH_KEY in instance.xcoms  # which is written before the batch ends

@@ -50,6 +50,7 @@ class Record:
     :param run_id: the run, once it is known.
     :param delivered: whether Airflow has recorded the success of the task that returned the run.
     :param past: earlier runs of the task.
+    :param left: those of them that no attempt has handed over.
     :param presumed: whether the record was derived at first: an earlier attempt may have sent the requests.
     :param resendable: whether the requests had this key.
     :param adopted: whether a user has named the run. The requests in ``sent`` are still unanswered then.
@@ -67,6 +68,7 @@ class Record:
     run_id: str | None = None
     delivered: bool = False
     past: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     presumed: bool = False
     resendable: bool = True
     adopted: bool = False
@@ -85,6 +87,11 @@ class Record:
     def known_runs(self) -> tuple[str, ...]:
         """The task's run and earlier ones, the last :data:`MAX_PAST` of them."""
         return (*self.past, *([self.run_id] if self.run_id else ()))[-MAX_PAST:]
+
+    @property
+    def undelivered_runs(self) -> tuple[str, ...]:
+        """Those of :attr:`known_runs` that no attempt has handed over."""
+        return (*self.left, *([self.run_id] if self.run_id and not self.delivered else ()))[-MAX_PAST:]
 
     @property
     def unanswered(self) -> bool:
@@ -108,6 +115,7 @@ class Record:
             **vars(self),
             "sent": [list(window) for window in self.sent],
             "past": [*self.past],
+            "left": [*self.left],
         }
 
     @classmethod
@@ -122,8 +130,8 @@ class Record:
             if not isinstance(plain.get("run_id"), str):
                 return None
             sent = ()  # which run it is, is all that matters by now
-        past = tuple(known.pop("past", None) or ())
-        return cls(**known, sent=sent, past=past)
+        past, left = (tuple(known.pop(name, None) or ()) for name in ("past", "left"))
+        return cls(**known, sent=sent, past=past, left=left)
 
 
 class Records:
@@ -191,8 +199,8 @@ class Records:
         generation = 0
         if previous is not None and previous.key:
             generation = previous.generation + previous.was_sent
-        past = () if previous is None else previous.known_runs
-        intent = replace(blank, generation=generation, past=past)
+        past, left = ((), ()) if previous is None else (previous.known_runs, previous.undelivered_runs)
+        intent = replace(blank, generation=generation, past=past, left=left)
         return replace(intent, key=derive_key(self.attempt.identity, intent))
 
     def presume(self, record: Record, skew: tuple[float, float], start_duration: float) -> Record | None:
@@ -230,8 +238,11 @@ def adopt(run_id: str, earlier: Record | None, blank: Record) -> Record:
         return replace(blank, run_id=run_id)
     is_open = earlier.hides_start and not earlier.delivered
     if not (earlier.unanswered or is_open):
-        past = tuple(known for known in earlier.known_runs if known != run_id)
-        return replace(blank, run_id=run_id, key=earlier.key, generation=earlier.generation, past=past)
+        past, left = (
+            tuple(known for known in runs if known != run_id)
+            for runs in (earlier.known_runs, earlier.undelivered_runs)
+        )
+        return replace(blank, run_id=run_id, key=earlier.key, generation=earlier.generation, past=past, left=left)
     same_inputs = bool(blank.digest) and not digests_differ(earlier.digest, blank.digest)
     return replace(
         earlier,
@@ -273,6 +284,7 @@ def abandon(earlier: Record | None, tries: int, blank: Record) -> Record:
         key=ABANDONED,
         generation=generation,
         past=earlier.known_runs,
+        left=earlier.undelivered_runs,
         technique_id=earlier.technique_id or blank.technique_id,
         history_id=earlier.history_id,
     )

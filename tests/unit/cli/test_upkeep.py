@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +17,12 @@ from airflow_provider_flora.metadata import charges
 from airflow_provider_flora.metadata.reading import plain
 from airflow_provider_flora.task.state import RUN
 from tests.unit.airflow_tables import NOW, Instances
-from tests.unit.cli.conftest import Run
+from tests.unit.cli.conftest import Ran, Run
 from tests.unit.cli.stand_in import StandIn
 from tests.unit.cli.test_runs import a_run
 from tests.unit.operators.fake_task import HAS_STATE_STORE
 
+STILL = ("shop", "monday", "still")
 PAGE = "https://app.flora.ai/techniques/editorial-still"
 with_store = pytest.mark.skipif(not HAS_STATE_STORE, reason="this Airflow has no task state store")
 
@@ -65,6 +67,41 @@ def test_a_task_on_its_way_may_still_hand_its_run_over(
     stored = a_record(paid) if HAS_STATE_STORE else {}
     database.add(state=state, run_id=paid, flora_technique_url=PAGE, stored=stored)
     assert run("undelivered", "--json").json == {"undelivered": [], "others": []}
+
+
+LEAVING: dict[str, Callable[[Run, str], Ran]] = {
+    "abandon": lambda run, other: run("abandon", *STILL, "--yes"),
+    "adopt": lambda run, other: run("adopt", *STILL, other, "--yes"),
+}
+
+
+@with_store
+@pytest.mark.parametrize("how", LEAVING)
+def test_a_paid_run_that_a_person_leaves_is_still_one_that_nobody_got(
+    run: Run, database: Instances, flora_key: Emulator, how: str
+) -> None:
+    paid, other = flora_key.seed_runs(2, technique_id="editorial-still")
+    database.add(state="failed", stored=a_record(paid), flora_technique_url=PAGE)
+    assert LEAVING[how](run, other).code == 0
+    ran = run("undelivered", "--json")
+    [left] = [one for one in ran.json["undelivered"] if one["is_left"]]
+    assert (ran.code, left["run_id"], left["charged_cost"]) == (1, paid, 0.09)
+    assert paid not in [one["run_id"] for one in ran.json["others"]]
+    assert "the task has another run" in run("undelivered").out
+    # Another task, to which a person gives it, hands it over.
+    database.add(run_id=paid, return_value={"run_id": paid}, flora_technique_url=PAGE, task_id="poster")
+    assert paid not in [one["run_id"] for one in run("undelivered", "--json").json["undelivered"]]
+
+
+@with_store
+def test_a_run_that_a_clear_has_left_is_listed_and_one_that_failed_is_not(
+    run: Run, database: Instances, flora_key: Emulator
+) -> None:
+    left, now = flora_key.seed_runs(2)
+    [failed] = flora_key.seed_runs(1, status="failed")
+    stored = a_record(now, past=[failed, left], left=[failed, left], delivered=True)
+    database.add(stored=stored, run_id=now, return_value={"run_id": now}, flora_technique_url=PAGE)
+    assert [one["run_id"] for one in run("undelivered", "--json").json["undelivered"]] == [left]
 
 
 def test_a_run_that_failed_is_nobodys_loss(run: Run, database: Instances, flora_key: Emulator) -> None:

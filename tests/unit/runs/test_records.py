@@ -32,12 +32,18 @@ def test_a_record_of_the_first_release_is_read() -> None:
     assert record.run_id == "run_a3b96e000002"
     assert record.sent == ((1768986439.5, 1768986559.5),)
     assert record.past == ("run_a3b96e000001",)
-    assert record.to_plain() == {**OF_0_1, "presumed": False, "resendable": True, "adopted": False}
+    assert record.to_plain() == {**OF_0_1, "presumed": False, "resendable": True, "adopted": False, "left": []}
 
 
 def test_a_record_is_stored_whole() -> None:
     record = Record(
-        key="airflow-1", sent=((1.0, 2.0),), past=("run_1",), presumed=True, resendable=False, adopted=True
+        key="airflow-1",
+        sent=((1.0, 2.0),),
+        past=("run_1",),
+        left=("run_1",),
+        presumed=True,
+        resendable=False,
+        adopted=True,
     )
     assert Record.from_plain(record.to_plain()) == record
 
