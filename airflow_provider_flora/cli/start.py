@@ -105,6 +105,12 @@ def _get_technique(client: FloraClient, options: Options) -> Technique:
     technique = client.get_technique(options.technique)
     if options.max_cost is not None:
         check_price(technique, options.technique, options.max_cost, "--max-cost")
+    if options.conn_id:
+        from airflow_provider_flora.hooks.flora import FloraHook
+        from airflow_provider_flora.runs.daily_cost import check_daily_cost
+
+        rules = FloraHook(options.conn_id).rules
+        check_daily_cost(rules, client, options.conn_id, technique, options.technique)
     return technique
 
 

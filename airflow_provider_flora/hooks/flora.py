@@ -168,7 +168,13 @@ class FloraHook(BaseHook):
         :param callback_url: public HTTPS URL that Flora calls once when the run ends.
         :param idempotency_key: default: a new key. If the answer is lost, the request is sent again with it.
         :raises FloraAPIError: with status 409 if the key was used before. The run is in the history then.
+        :raises FloraLimitError: the connection's ``max_daily_cost`` would be exceeded, or cannot be checked.
         """
+        if self.rules.max_daily_cost is not None:
+            from airflow_provider_flora.runs.daily_cost import check_daily_cost
+
+            technique = self.get_technique(technique_id)
+            check_daily_cost(self.rules, self.get_conn(), self.flora_conn_id, technique, technique_id)
         return self.get_conn().start_technique_run(technique_id, inputs, mode, callback_url, idempotency_key)
 
     def get_technique_run(self, technique_id: str, run_id: str) -> Run:

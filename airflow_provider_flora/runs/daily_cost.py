@@ -40,6 +40,7 @@ from airflow_provider_flora.runs.techniques import RecentTechnique, exceeds
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
     from airflow_provider_flora.api.models import Run, Technique
+    from airflow_provider_flora.task.rules import ConnectionRules
 
 LIMIT = "max_daily_cost"
 READ_EVERY = 60.0
@@ -53,6 +54,18 @@ MAX_PAGES = 1_000
 """Pages of 100 runs after which a reading ends without a result."""
 MAX_TECHNIQUES = 20
 """Techniques whose price a reading asks for."""
+
+
+def check_daily_cost(
+    rules: ConnectionRules, client: FloraClient, conn_id: str, technique: Technique, technique_id: str
+) -> None:
+    """Check that a run may be started today, if the connection has a limit.
+
+    :param technique_id: the technique, as the user named it.
+    :raises FloraLimitError, FloraPriceError, FloraStorageError: as :meth:`DailyCost.check`.
+    """
+    if rules.max_daily_cost is not None:
+        DailyCost(client, rules.max_daily_cost, conn_id).check(technique, technique_id)
 
 
 class Reading(BaseModel):

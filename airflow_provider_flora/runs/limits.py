@@ -12,7 +12,7 @@ from airflow_provider_flora.airflow_compat import is_dag_test
 from airflow_provider_flora.api.errors import FloraError
 from airflow_provider_flora.runs.catchups import CatchupRuns
 from airflow_provider_flora.runs.credits import CreditsNotice
-from airflow_provider_flora.runs.daily_cost import DailyCost
+from airflow_provider_flora.runs.daily_cost import check_daily_cost
 from airflow_provider_flora.task.attempt import Attempt
 from airflow_provider_flora.task.catchup import BACKFILL, catchup_of
 
@@ -71,8 +71,7 @@ class LimitedStart:
         """
         limits, rules = self._limits, self._limits.rules
         self._notice.check(limits.attempt)
-        if rules.max_daily_cost is not None:
-            DailyCost(self._client, rules.max_daily_cost, limits.conn_id).check(technique, limits.technique_id)
+        check_daily_cost(rules, self._client, limits.conn_id, technique, limits.technique_id)
         # A backfill that processes DAG runs again clears their tasks, which looks as if a person had done so.
         if limits.catchup == BACKFILL or (limits.catchup is not None and not limits.attempt.was_cleared):
             catchups = CatchupRuns(self._client.settings, rules.max_catchup_runs, limits.conn_id)

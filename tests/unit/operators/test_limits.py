@@ -26,7 +26,9 @@ from airflow_provider_flora.api.errors import (
 )
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.batch import running
+from airflow_provider_flora.cli.main import main
 from airflow_provider_flora.emulator import Emulator
+from airflow_provider_flora.hooks.flora import FloraHook
 from airflow_provider_flora.runs import catchups, limits, shared_files
 from airflow_provider_flora.runs.catchups import CatchupRuns
 from airflow_provider_flora.task.attempt import Attempt
@@ -87,6 +89,20 @@ def test_a_day_that_would_cost_more_than_its_limit_starts_nothing(
     assert life.ti.xcoms["flora_error"]["kind"] == "limit"
     assert life.ti.xcoms["flora_error"]["details"]["limit_name"] == "max_daily_cost"
     assert posts_to(noon) == 2
+
+
+def test_the_hook_and_the_command_line_keep_the_days_limit_too(
+    noon: Emulator, connect: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    connect(noon, max_daily_cost=0.1)
+    FloraHook().start_technique_run("editorial-still", {"prompt": "a cup"})
+    connect(noon, max_daily_cost=0.08)
+    with pytest.raises(FloraLimitError, match=r"max_daily_cost=0\.08"):
+        FloraHook().start_technique_run("editorial-still", {"prompt": "a cup"})
+    given = ["start", "editorial-still", "-i", "prompt=a cup", "--yes", "--conn-id", "flora_default"]
+    assert main(given) == 1
+    assert "max_daily_cost=0.08 USD of the connection 'flora_default'" in " ".join(capsys.readouterr().err.split())
+    assert posts_to(noon) == 1
 
 
 def test_within_a_minute_of_a_reading_it_may_be_exceeded(noon: Emulator, connect: Callable[..., None]) -> None:
