@@ -45,7 +45,7 @@ def _build_webhooks() -> Any:
 class FloraPlugin(AirflowPlugin):
     """Flora's pages in Airflow's UI (a tab of a task and of a DAG run, a page in the navigation), and its webhooks.
 
-    Before Airflow 3.1 the plugin has neither, and before 3.3 no listener.
+    Before Airflow 3.1 the plugin has neither, and before 3.3 no listeners.
     """
 
     name = "flora"
@@ -53,9 +53,9 @@ class FloraPlugin(AirflowPlugin):
     external_views: list[Any] = []  # noqa: RUF012
     listeners: list[Any] = []  # noqa: RUF012
     if airflow_is_at_least(3, 3):
-        from airflow_provider_flora.plugins import told_runs
+        from airflow_provider_flora.plugins import late_shares, told_runs
 
-        listeners = [told_runs]
+        listeners = [late_shares, told_runs]
     if airflow_is_at_least(3, 1):
         fastapi_apps = [
             # In this order: Airflow asks the first whose prefix fits.

@@ -31,6 +31,7 @@ register has to say from the task state store. Before, it cannot know, and asks 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -65,6 +66,8 @@ WAIT_FOR = 300.0
 """Seconds to wait for what other tasks say. One that has lost its record looks for its run for some 150 s first."""
 WRITE_FOR = 15.0
 """Seconds for which a register is written, and read, again."""
+SAY_WITHIN = 15.0
+"""Seconds within which a task that failed before it began says what it has spent. See ``plugins.late_shares``."""
 NAMED_TASKS = 20
 NOT_BEGUN = (None, "none", "scheduled", "queued", "skipped", "upstream_failed", "removed")
 """States of a task instance that has not begun, or that a clear sends back: then its register is still there."""
@@ -176,7 +179,7 @@ class Share:
         self._carried = 0.0
         self._runs_left = 0
         self._is_presumed = False
-        self._has_asked = False
+        self._asked_at: float | None = None
         self.is_new_execution = False
         """Whether what earlier tries have reserved was for another execution."""
 
@@ -192,6 +195,19 @@ class Share:
             share._load()
             share._write()
         return share
+
+    @classmethod
+    def begin_late(cls, context: Mapping[str, Any], log: Log) -> None:
+        """Write the register of a task instance that has failed, if it has none: then it has not begun.
+
+        :raises FloraBudgetError: it cannot be written now.
+        """
+        task_ids, has_limit = find_spenders(context.get("dag"))
+        if has_limit:
+            share = cls(context, task_ids, log)
+            if not any(map(share._is_own, share._read())):
+                share._load()
+                share._write()
 
     @classmethod
     def resume(cls, context: Mapping[str, Any], log: Log) -> Share | None:
@@ -290,7 +306,7 @@ class Share:
 
         :raises FloraBudgetError: the limit would be exceeded; or others do not say what they spend.
         """
-        if limit is None or not self._carried or self._has_asked:
+        if limit is None or not self._carried or self._asked_at is not None:
             return
         try:
             self._ask(0.0, limit, f"A run of technique {technique_id!r} costs {self.reserved:g} USD")
@@ -369,7 +385,7 @@ class Share:
             retry=tenacity.retry_if_result(lambda answer: answer[0] is Verdict.WAIT),
             retry_error_callback=lambda state: state.outcome and state.outcome.result(),
         )
-        self._has_asked = True
+        self._asked_at = time.monotonic()
         verdict, others = retrying(self._look, more, limit)
         if verdict is Verdict.WAIT:
             verdict, others = self._look(more, limit, is_last=True)
@@ -402,6 +418,7 @@ class Share:
 
         One of the same task counts with the price of this one, if it does not come by itself.
         """
+        says_late = self._store is not None and time.monotonic() - (self._asked_at or 0.0) < SAY_WITHIN
         with_register = {(one.task_id, one.map_index) for one in found}
         states = self._patiently(lambda: states_of_tasks(self._ti, self._task_ids))
         unknown = []
@@ -409,7 +426,7 @@ class Share:
             if (task_id, map_index) in with_register or state in NOT_BEGUN or state == MARKED:
                 continue
             is_sibling = task_id == self._register.task_id
-            is_over = state == FAILED or is_last
+            is_over = is_last or (state == FAILED and not says_late)
             unknown.append(Register(task_id, map_index, price if is_sibling and is_over else None))
         return unknown
 

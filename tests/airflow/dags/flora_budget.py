@@ -1,4 +1,4 @@
-"""Fifty pictures that start together, and a budget for twenty of them."""
+"""Fifty pictures that start together and a budget for twenty of them; and a task that fails before it begins."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ with DAG("flora_budget", schedule=None, max_active_tasks=50):
         retries=2,
         retry_delay=5,
     ).expand(inputs=[{"prompt": f"picture {number}"} for number in range(50)])
+
+with DAG("flora_budget_early", schedule=None):
+    broken = FloraRunTechniqueOperator(
+        task_id="broken", technique_id="editorial-still", inputs={"prompt": "{{ 1 / 0 }}"}
+    )
+    broken >> FloraRunTechniqueOperator(
+        task_id="picture",
+        technique_id="editorial-still",
+        inputs={"prompt": "a cup"},
+        max_dag_run_cost=PRICE,
+        trigger_rule="all_done",
+    )

@@ -15,6 +15,7 @@ from airflow_provider_flora.batch import read_manifest, running
 from airflow_provider_flora.decorators.flora import flora_technique
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.hooks.flora import FloraHook
+from airflow_provider_flora.plugins import late_shares
 from airflow_provider_flora.runs import dag_run_budget
 from airflow_provider_flora.runs.record import Record, adopt
 from airflow_provider_flora.task.state import RUN, SHARE
@@ -177,6 +178,54 @@ def test_a_share_that_others_could_not_see_is_asked_for_again_before_the_next_st
     assert "have spent or reserved 0.09 USD: second 0.09. Together" in str(refused.value)
     assert posts_to(flora) == 2
     assert first.shared.registers() == {"first": (0.0, 0.0, 0.0), "second": (0.0, PRICE, 0.0)}
+
+
+def fail_early(task: SharingLife) -> None:
+    """Fail a try before the operator is asked anything, as Airflow does if a template cannot be rendered."""
+    context = task.context()
+    context["task"] = task.operator
+    task.shared.states[task.operator.task_id, task.map_index] = "failed"
+    RuntimeTaskInstance = type(  # noqa: N806  as Airflow names it
+        "RuntimeTaskInstance", (), {"task": task.operator, "get_template_context": lambda self: context}
+    )
+    late_shares.on_task_instance_failed(task_instance=RuntimeTaskInstance())
+
+
+@needs_store
+def test_what_a_mapped_instance_has_spent_counts_though_its_next_try_fails_early(
+    flora: Emulator,
+) -> None:
+    shared = SharedRun(picture := still(task_id="picture", max_dag_run_cost=3 * PRICE))
+    first, second, third = (sharing(life_of(picture, map_index=index), shared) for index in range(3))
+    first.run()
+    first.clear()
+    first.run()
+    first.clear()
+    fail_early(first)
+    second.run()
+    with pytest.raises(FloraBudgetError, match=r"picture\[0\] 0\.18"):
+        third.run()
+    assert posts_to(flora) == 3
+
+
+@needs_store
+def test_a_task_that_failed_before_it_began_holds_nobody_back(flora: Emulator) -> None:
+    first, second = two(PRICE)
+    fail_early(first)
+    assert second.run()["status"] == "completed"
+    before = first.shared.registers()
+    fail_early(second)  # which deletes its register
+    assert second.shared.registers() == before
+
+
+@needs_store
+def test_a_task_that_failed_later_has_said_what_it_asks_for(flora: Emulator) -> None:
+    (task,) = lives_of(still(max_dag_run_cost=PRICE))
+    context = task.context()
+    register = {"task_id": "still", "map_index": -1, "before": 0.0, "reserved": 0.09, "asked": 0.0}
+    context["ti"].xcom_push(dag_run_budget.REGISTER_KEY, register)
+    dag_run_budget.Share.begin_late({**context, "task": task.operator}, task.operator.log)
+    assert task.shared.registers() == {"still": (0.0, 0.09, 0.0)}
 
 
 @MODES
