@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from airflow_provider_flora.cli.terminal import Terminal
     from airflow_provider_flora.metadata.reading import TaskView
     from airflow_provider_flora.metadata.records import Instance
+    from airflow_provider_flora.runs.dag_run_budget import Register
     from airflow_provider_flora.runs.record import Record
     from airflow_provider_flora.runs.starting import Gone
 
@@ -56,6 +57,7 @@ class Found:
     """All that is known of a task instance.
 
     :param rows: number of a batch's rows by what is known of their runs.
+    :param share: what it has spent and reserved, if its DAG run has a budget.
     :param run: its run as Flora has it; ``None`` if Flora was not asked, or did not answer.
     """
 
@@ -63,6 +65,7 @@ class Found:
     instance: Instance
     record: Record | None
     rows: Mapping[str, int] | None
+    share: Register | None
     run: Run | Gone | None
     flora_time: float
 
@@ -96,15 +99,16 @@ def _outlook_without_record(found: Found, price: str, *, has_store: bool, cleare
 
 
 def _find(options: Options, terminal: Terminal) -> Found:
-    from airflow_provider_flora.metadata.records import read_instance, read_record, read_rows
+    from airflow_provider_flora.metadata.records import read_instance, read_record, read_rows, read_share
 
     with open_database() as session:
         view = read_named_task(session, options)
         instance = read_instance(session, view.task)
         record, rows = read_record(session, view.task), read_rows(session, view.task)
+        share = read_share(session, view.task)
     run, skew = _ask_flora(view, record, options, terminal)
     now = time.time() + skew
-    return Found(view, instance, record, None if rows is None else _count(rows), run, now)
+    return Found(view, instance, record, None if rows is None else _count(rows), share, run, now)
 
 
 def _ask_flora(
@@ -163,6 +167,8 @@ def _fields(found: Found) -> list[tuple[str, str]]:
         fields += _fields_of_batch(found)
     elif not view.asks_person:
         fields += _fields_of_record(found)
+    if found.share is not None:
+        fields.append(("Budget", _share_in_words(found.share)))
     if run.charged_cost is not None or view.state == "success":
         fields.append(("Charged", "not known yet" if run.charged_cost is None else f"{usd(run.charged_cost)} USD"))
     if run.outputs:
@@ -213,6 +219,13 @@ def _fields_of_record(found: Found) -> list[tuple[str, str]]:
     return fields
 
 
+def _share_in_words(share: Register) -> str:
+    if share.before is None:
+        return "not known what it has spent of max_dag_run_cost"
+    earlier = f", and {usd(share.before)} USD by earlier runs" if share.before else ""
+    return f"{usd(share.reserved)} USD of max_dag_run_cost{earlier}"
+
+
 def _run_in_words(found: Found, run_id: str | None) -> str:
     from airflow_provider_flora.runs.starting import Gone
 
@@ -252,6 +265,7 @@ def _as_json(found: Found) -> dict[str, Any]:
         "progress": view.progress,
         "counts": dict(view.counts),
         "rows": None if found.rows is None else dict(found.rows),
+        "share": None if found.share is None else {"before": found.share.before, "reserved": found.share.reserved},
         "error": None if run.error is None else dict(run.error),
         "run": flora,
         "next_try": outlooks.get("The next try"),

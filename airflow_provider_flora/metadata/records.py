@@ -16,7 +16,7 @@ from sqlalchemy import select
 from airflow_provider_flora.airflow_compat import DagRun, TaskInstance, airflow_is_at_least
 from airflow_provider_flora.api.errors import FloraError, FloraParameterError
 from airflow_provider_flora.metadata.reading import Task, plain
-from airflow_provider_flora.runs.dag_run_budget import share_after
+from airflow_provider_flora.runs.dag_run_budget import Register, share_after
 from airflow_provider_flora.runs.record import Record
 from airflow_provider_flora.task.state import BATCH, BATCH_ROWS, RUN, SHARE
 
@@ -126,6 +126,12 @@ class TaskState:
 def read_record(session: Session, task: Task) -> Record | None:
     """Return the record of a task's run, or ``None`` if none can be read."""
     return Record.from_plain(TaskState(session, task).get(RUN)) if has_store() else None
+
+
+def read_share(session: Session, task: Task) -> Register | None:
+    """Return what a task instance has spent and reserved of its DAG run's budget, or ``None`` if there is none."""
+    share = TaskState(session, task).get(SHARE) if has_store() else None
+    return Register.from_plain({**vars(task), "asked": 0.0, **share}) if isinstance(share, Mapping) else None
 
 
 def read_rows(session: Session, task: Task, *, every: bool = False) -> dict[str, Record] | None:

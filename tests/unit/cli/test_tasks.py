@@ -299,8 +299,10 @@ def test_the_run_that_a_task_leaves_for_an_adopted_one_still_counts_in_the_budge
     database.add(state="success", stored={RUN: record, SHARE: share}, flora_technique_url=PAGE)
     assert adopted(run, first).code == 0
     assert database.stored(SHARE) == share
+    assert fields(run("task", *STILL))["Budget"] == "0.09 USD of max_dag_run_cost, and 0.18 USD by earlier runs"
     for _ in range(2):
         assert adopted(run, second).code == 0
+        assert run("task", *STILL, "--json").json["share"] == {"before": pytest.approx(0.27), "reserved": 0.0}
         assert database.stored(SHARE) == {"before": pytest.approx(0.27), "reserved": 0.0, "execution": "1"}
 
 
