@@ -496,6 +496,11 @@ def expand_value_of(mapped: Any) -> Any:
     return (get() if get else mapped._expand_input).value
 
 
+def name_in_group(value: Any) -> str | None:
+    """Return the name of an argument that a mapped task group gives to its tasks, or ``None`` for other values."""
+    return value._key if hasattr(value, "_input") and hasattr(value, "_key") else None
+
+
 def unmap(task: Any, kwargs: dict[str, Any]) -> BaseOperator:
     """Return the operator that a mapped task is for some of what it is mapped over.
 

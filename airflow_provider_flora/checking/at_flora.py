@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from airflow_provider_flora.airflow_compat import AirflowNotFoundException
 from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.errors import FloraError, FloraParameterError, FloraSettingsError
@@ -29,11 +31,9 @@ class FloraCatalogue:
 
     def find(self, technique_id: str, conn_id: str | None) -> Found | None:
         """Return a technique, as :meth:`Catalogue.find` says."""
-        settings = self._own if conn_id is None else self._settings_for(conn_id)
+        settings = self._usable_settings(conn_id)
         if settings is None:
             return None
-        if isinstance(settings, FloraError):
-            raise ConnectionProblem(settings)
         place = (settings.base_url, settings.api_key)
         if place in self._broken:
             raise ConnectionProblem(self._broken[place])
@@ -48,12 +48,23 @@ class FloraCatalogue:
             raise ConnectionProblem(found)
         return found
 
+    def connect(self, conn_id: str | None) -> Callable[[str], bool] | None:
+        """Read a connection, as :meth:`Catalogue.connect` says. Flora is not asked."""
+        settings = self._usable_settings(conn_id)
+        return settings.on_own_origin if settings else None
+
     def _ask(self, settings: ClientSettings, technique_id: str) -> Found | FloraError:
         try:
             with FloraClient(settings) as client:
                 return Found(client.get_technique(technique_id), settings.on_own_origin)
         except FloraError as error:
             return error
+
+    def _usable_settings(self, conn_id: str | None) -> ClientSettings | None:
+        settings = self._own if conn_id is None else self._settings_for(conn_id)
+        if isinstance(settings, FloraError):
+            raise ConnectionProblem(settings)
+        return settings
 
     def _settings_for(self, conn_id: str) -> ClientSettings | FloraError:
         if conn_id not in self._settings:

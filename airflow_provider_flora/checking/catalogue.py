@@ -49,6 +49,13 @@ class Catalogue(Protocol):
         :raises ConnectionProblem: no technique can be looked up.
         """
 
+    def connect(self, conn_id: str | None) -> Callable[[str], bool] | None:
+        """Return whether a URL is on the own origin of a connection, or ``None`` if that is known at run time only.
+
+        :param conn_id: as for :meth:`find`.
+        :raises ConnectionProblem: the connection cannot be used.
+        """
+
 
 class SavedTechniques(BaseModel):
     """Techniques that were saved in a file.
@@ -90,8 +97,12 @@ class SavedTechniques(BaseModel):
         """
         for technique in self.techniques:
             if technique_id in (technique.technique_id, technique.slug):
-                return Found(technique, lambda url: False)
+                return Found(technique, self.connect(conn_id))
         raise FloraParameterError(
             f"Technique {technique_id!r} is not in {self.file!r}. Check the id. If the technique is new, save the "
             f"techniques anew: {SAVE.format(file=self.file)}"
         )
+
+    def connect(self, conn_id: str | None) -> Callable[[str], bool]:
+        """Return that no URL is on a connection's own origin, whatever the connection is."""
+        return lambda url: False

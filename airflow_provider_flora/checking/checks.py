@@ -1,16 +1,16 @@
-"""Compares a Flora task with its technique, by the rules that its operator follows before it pays."""
+"""Checks a Flora task, with its technique if it has one, by the rules that its operator follows before it pays."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
 from airflow_provider_flora.api.errors import FloraError, FloraInputError
-from airflow_provider_flora.api.inputs import check_inputs, run_inputs
+from airflow_provider_flora.api.inputs import check_inputs, names_a_file, run_inputs
 from airflow_provider_flora.batch.entries import Execution, find_equal_names, find_problems, make_entries
 from airflow_provider_flora.batch.manifest import Manifest
 from airflow_provider_flora.batch.money import Budget
@@ -19,11 +19,17 @@ from airflow_provider_flora.checking.catalogue import Catalogue, ConnectionProbl
 from airflow_provider_flora.checking.files_here import FilesHere, is_local
 from airflow_provider_flora.checking.known import Known, Unknown
 from airflow_provider_flora.checking.report import Cost
-from airflow_provider_flora.checking.tasks import FloraTask
+from airflow_provider_flora.checking.tasks import FloraTask, Item
 from airflow_provider_flora.files.downloads.downloads import Downloads
 from airflow_provider_flora.files.storage import as_uri
 from airflow_provider_flora.files.uploads.run_inputs import with_texts
+from airflow_provider_flora.files.uploads.source import SourceFile
+from airflow_provider_flora.files.uploads.uploader import Place, check_url, location_of
 from airflow_provider_flora.operators.batch import FloraRunTechniqueBatchOperator
+from airflow_provider_flora.operators.choose import FloraChooseOutputOperator, manifest_of
+from airflow_provider_flora.operators.downloads import FloraDownloadOutputsOperator
+from airflow_provider_flora.operators.uploads import FloraUploadAssetOperator
+from airflow_provider_flora.runs.choosing import find_outputs
 from airflow_provider_flora.runs.starting import ABANDON
 from airflow_provider_flora.runs.techniques import check_price
 from airflow_provider_flora.sensors.flora import FloraTechniqueRunSensor
@@ -32,6 +38,7 @@ from airflow_provider_flora.task.parameters import none_if_empty, parse_limit, p
 log = logging.getLogger(__name__)
 _ANY_COLUMN = "https://run-time.invalid/column"
 _ANY_FOLDER = "/"
+_ANY_WORKSPACE = "ws_"
 _NAMED_ITEMS = 10
 _NUMBERS = {"timeout": 1e-3, "poll_interval": 1e-3, "max_active_runs": 1.0}
 """Parameters that are numbers, and the smallest of each."""
@@ -55,14 +62,17 @@ class Checked:
 
 def check_task(task: FloraTask, catalogue: Catalogue) -> Checked:
     """Check each item of a task."""
-    checked = Checked(mistakes=[*task.mistakes])
+    checked = Checked()
     numbers: dict[str, list[int]] = {}
-    for number, operator in enumerate(task.items, 1):
-        if operator is None:
-            checked.left.append("its parameters are given at run time")
+    for number, one in enumerate(task.items, 1):
+        if one.operator is None:
+            if one.mistake:
+                numbers.setdefault(one.mistake, []).append(number)
+            else:
+                checked.left.append("its parameters are given at run time")
             checked.costs.append(_cost(task, 1, None, None))
             continue
-        item = _Item(task, operator, catalogue)
+        item = _Item(task, one, catalogue)
         item.check()
         for message in dict.fromkeys(item.mistakes):
             numbers.setdefault(message, []).append(number)
@@ -87,7 +97,7 @@ def _cost(
 ) -> Cost:
     return Cost(
         task_id=task.place.task_id or "",
-        runs=runs * task.times,
+        runs=runs,
         run_cost=run_cost,
         for_each=[*task.for_each, *([for_each] if for_each else [])],
         technique=technique,
@@ -97,48 +107,62 @@ def _cost(
 class _Item:
     """One operator, and what was found in it."""
 
-    def __init__(self, task: FloraTask, operator: Any, catalogue: Catalogue) -> None:
+    def __init__(self, task: FloraTask, item: Item, catalogue: Catalogue) -> None:
         self.mistakes: list[str] = []
         self.left: list[str] = []
         self.costs: list[Cost] = []
         self.unusable: FloraError | None = None
         self._task = task
-        self._operator = operator
+        self._operator = item.operator
         self._catalogue = catalogue
-        self._known = Known(operator)
-        self._files = FilesHere(may_be_written=bool(operator.upstream_task_ids))
+        self._known = Known(item.operator, item.group)
+        self._files = FilesHere(may_be_written=bool(item.operator.upstream_task_ids))
 
     def check(self) -> None:
         """Check everything."""
         self._check_numbers()
-        technique_id = self._known.get("technique_id")
+        if isinstance(self._operator, FloraUploadAssetOperator):
+            self._check_upload()
+        elif isinstance(self._operator, FloraChooseOutputOperator):
+            self._check_choice()
+        else:
+            self._check_with_technique()
+        self.mistakes += self._known.mistakes
+        self.left += [*self._known.left, *(f"{why}; it is read at run time" for why in self._files.left.values())]
+
+    def _check_with_technique(self) -> None:
+        technique_id, conn_id = self._known.get("technique_id"), self._conn_id()
         found = None
-        try:
+        if not isinstance(technique_id, Unknown):
             with self._mistakes():
-                found = self._find(technique_id)
-        except ConnectionProblem as problem:
-            self.unusable = problem.error
+                found = self._catalogue.find(technique_id, conn_id)
         if isinstance(self._operator, FloraTechniqueRunSensor):
             pass  # it pays nothing
+        elif isinstance(self._operator, FloraDownloadOutputsOperator):
+            with self._mistakes():
+                self._make_downloads(self._known.get("download_to"), self._known.get("file_name"))
         elif isinstance(self._operator, FloraRunTechniqueBatchOperator):
             self._check_batch(technique_id, found)
         else:
             self._check_run(technique_id, found)
         self._check_dag_run_limit(technique_id, found)
-        self.mistakes += self._known.mistakes
-        self.left += [*self._known.left, *(f"{why}; it is read at run time" for why in self._files.left.values())]
 
-    def _find(self, technique_id: Any) -> Found | None:
+    def _conn_id(self) -> str | None:
         conn_id = self._known.get("flora_conn_id")
-        if isinstance(technique_id, Unknown):
-            return None
-        return self._catalogue.find(technique_id, None if isinstance(conn_id, Unknown) else conn_id)
+        return None if isinstance(conn_id, Unknown) else conn_id
+
+    def _connect(self) -> Callable[[str], bool] | None:
+        with self._mistakes():
+            return self._catalogue.connect(self._conn_id())
+        return None
 
     @contextmanager
     def _mistakes(self) -> Iterator[None]:
         """Turn an error into mistakes; if it may be over at run time, into what is left."""
         try:
             yield
+        except ConnectionProblem as problem:
+            self.unusable = problem.error
         except FloraInputError as error:
             self.mistakes += error.problems
         except FloraError as error:
@@ -200,9 +224,48 @@ class _Item:
     def _check_names(self, found: Found) -> None:
         """Check the names of output files. A folder in a storage is not looked at: that takes its connection."""
         folder, file_name = none_if_empty(self._known.get("download_to")), self._known.get("file_name")
-        if folder is not None and not isinstance(file_name, Unknown):
-            here = folder if is_local(folder) else _ANY_FOLDER
-            Downloads(here, file_name, log).check_names(found.technique)
+        if folder is not None and (downloads := self._make_downloads(folder, file_name)) is not None:
+            downloads.check_names(found.technique)
+
+    def _make_downloads(self, folder: Any, file_name: Any) -> Downloads | None:
+        if isinstance(file_name, Unknown):
+            return None
+        uri = as_uri(folder)
+        is_elsewhere = isinstance(folder, Unknown) or (isinstance(uri, str) and not is_local(uri))
+        return Downloads(_ANY_FOLDER if is_elsewhere else folder, file_name, log)
+
+    # --- an upload, and a choice ------------------------------------------------------------------------------
+
+    def _check_upload(self) -> None:
+        on_own_origin = self._connect()
+        file, content_type = self._known.get("file"), none_if_empty(self._known.get("content_type"))
+        workspace_id, project_id = (
+            None if isinstance(value, Unknown) else none_if_empty(value)
+            for value in map(self._known.get, ("workspace_id", "project_id"))
+        )
+        with self._mistakes():
+            Place(workspace_id or _ANY_WORKSPACE, project_id=project_id)
+        if isinstance(file, Unknown) or isinstance(content_type, Unknown):
+            return
+        with self._mistakes():
+            location = location_of(file)
+            if names_a_file(location, None):
+                is_stored = none_if_empty(self._known.get("conn_id")) is not None
+                if not self._files.is_left(location, is_stored=is_stored):
+                    SourceFile(location).check(content_type)
+            elif on_own_origin is not None:
+                check_url(location, content_type, on_own_origin)
+
+    def _check_choice(self) -> None:
+        outputs, labels = self._known.get("outputs"), self._known.get("labels")
+        is_whole = not self._known.left and not self._known.mistakes
+        manifest = manifest_of(outputs)
+        self._connect()
+        with self._mistakes():
+            if manifest is not None:
+                self._files.check_is_there(manifest)
+            elif is_whole:
+                find_outputs(outputs, labels, self._operator.REJECT)
 
     # --- a batch ----------------------------------------------------------------------------------------------
 
@@ -257,8 +320,7 @@ class _Item:
             return None
         with self._mistakes():
             check_source(rows)
-        why = "is not there yet" if is_local(location) else "is in a storage"
-        self.left.append(f"'rows' {why}: {location}")
+            self._files.check_is_there(location)
         return PurePath(location).name if is_local(location) else location
 
     def _check_rows(self, rows: list[Any], technique_id: str, found: Found) -> int:

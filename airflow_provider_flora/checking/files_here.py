@@ -8,7 +8,7 @@ from typing import Any
 from airflow_provider_flora.api.errors import FloraFileError
 from airflow_provider_flora.files import storage
 from airflow_provider_flora.files.listing import Listing
-from airflow_provider_flora.files.storage import Stored, as_uri, path_of
+from airflow_provider_flora.files.storage import Stored, as_uri, file_errors, path_of
 from airflow_provider_flora.files.uploads.run_inputs import problem_of
 from airflow_provider_flora.files.uploads.source import SourceFile
 
@@ -33,7 +33,19 @@ class FilesHere(Listing):
 
     def is_missing(self, location: str) -> bool:
         """Whether a file is certainly missing. If that cannot be told, it is left for run time."""
-        return not self._is_left(location) and super().find(location) is None
+        return not self.is_left(location) and super().find(location) is None
+
+    def check_is_there(self, location: str) -> None:
+        """Check that a file is there, or is left for run time.
+
+        :raises FloraFileError: it is missing.
+        """
+        if self.is_missing(location):
+            try:
+                with file_errors(location):
+                    raise FileNotFoundError
+            except FloraFileError as error:
+                raise FloraFileError(f"{error} Nothing comes before this task that could write it.") from None
 
     def is_here(self, location: Any) -> bool:
         """Whether there is such a file on this machine."""
@@ -41,11 +53,11 @@ class FilesHere(Listing):
 
     def find(self, uri: str) -> Stored | None:
         """Return a file, as :meth:`Listing.find` does. One that is left for run time counts as there."""
-        return Stored(0, None) if self._is_left(uri) else super().find(uri)
+        return Stored(0, None) if self.is_left(uri) else super().find(uri)
 
     def problem(self, name: str, input_type: str) -> str | None:
         """Return the problem of a file for an input type, or ``None`` if none is known."""
-        if self._is_left(name):
+        if self.is_left(name):
             return None
         try:
             return problem_of(SourceFile(name), input_type)
@@ -55,8 +67,12 @@ class FilesHere(Listing):
             self.left[name] = str(error)
             return None
 
-    def _is_left(self, name: str) -> bool:
-        if not is_local(name):
+    def is_left(self, name: str, *, is_stored: bool = False) -> bool:
+        """Whether a file is left for run time, since this machine cannot tell about it.
+
+        :param is_stored: whether it is in a storage, although its name is that of a local file.
+        """
+        if is_stored or not is_local(name):
             self.left[name] = f"{name!r} is in a storage"
         elif super().find(name) is not None:
             return False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
-from airflow_provider_flora.airflow_compat import DagParam
+from airflow_provider_flora.airflow_compat import DagParam, name_in_group
 from airflow_provider_flora.task.parameters import none_if_empty
 
 _MARKS = ("{{", "{%", "{#")
@@ -41,8 +42,17 @@ def has_reference(value: object) -> bool:
 
 def source_of(reference: Any) -> str:
     """Return the ids of the tasks that a reference refers to."""
-    task_ids = dict.fromkeys(operator.task_id for operator, _ in reference.iter_references())
-    return " and ".join(task_ids) or "its task group"
+    return (
+        " and ".join(dict.fromkeys(operator.task_id for operator in _operators_of(reference))) or "its task group"
+    )
+
+
+def _operators_of(reference: Any) -> Iterator[Any]:
+    for operator, _ in reference.iter_references():
+        if is_reference(operator):
+            yield from _operators_of(operator)
+        else:
+            yield operator
 
 
 class Known:
@@ -52,14 +62,16 @@ class Known:
     another DAG gives it.
 
     :param operator: the operator, not a mapped one.
+    :param group: what its mapped task groups give it, by name.
     :ivar left: what is known at run time only, in words.
     :ivar mistakes: templates that cannot be read.
     """
 
-    def __init__(self, operator: Any) -> None:
+    def __init__(self, operator: Any, group: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.left: list[str] = []
         self.mistakes: list[str] = []
         self._operator = operator
+        self._group = group
         self._stand_ins = 0
 
     def get(self, name: str) -> Any:
@@ -89,6 +101,16 @@ class Known:
         if is_reference(value):
             if hasattr(value, "value"):
                 return value.value  # Airflow's ``literal``: a text that is no template
+            name = name_in_group(value)
+            if name is not None and name in self._group:
+                given = self._group[name]  # in which Airflow renders no template
+                return self._read(label, given) if has_reference(given) else given
+            if any(is_reference(operator) for operator, _ in value.iter_references()):
+                self.mistakes.append(
+                    f"{label!r} is an XComArg of an XComArg, and Airflow cannot load such a DAG. Pass it without "
+                    "the outer XComArg()"
+                )
+                return Unknown(source_of(value))
             source = source_of(value)
             task = f"the task {source!r}" if any(value.iter_references()) else source
             return self._leave(label, source, f"comes from {task} at run time")

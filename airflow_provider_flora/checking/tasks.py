@@ -6,77 +6,106 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_provider_flora.airflow_compat import expand_value_of, unmap
 from airflow_provider_flora.checking.dags import line_of, shown
 from airflow_provider_flora.checking.known import has_reference, is_reference, source_of
 from airflow_provider_flora.checking.report import Place
 from airflow_provider_flora.operators.batch import FloraRunTechniqueBatchOperator
+from airflow_provider_flora.operators.choose import FloraChooseOutputOperator
+from airflow_provider_flora.operators.downloads import FloraDownloadOutputsOperator
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
+from airflow_provider_flora.operators.uploads import FloraUploadAssetOperator
 from airflow_provider_flora.sensors.flora import FloraTechniqueRunSensor
 
-WITH_A_TECHNIQUE = (FloraRunTechniqueOperator, FloraRunTechniqueBatchOperator, FloraTechniqueRunSensor)
+FLORA_OPERATORS = (
+    FloraRunTechniqueOperator,
+    FloraRunTechniqueBatchOperator,
+    FloraTechniqueRunSensor,
+    FloraUploadAssetOperator,
+    FloraDownloadOutputsOperator,
+    FloraChooseOutputOperator,
+)
+
+
+class Item(NamedTuple):
+    """What a task does once in a DAG run.
+
+    :param operator: the operator; ``None`` if Airflow makes it at run time only, or cannot make it.
+    :param group: what the task's mapped groups give it, by name.
+    :param mistake: why Airflow cannot make an operator, if that is so.
+    """
+
+    operator: Any
+    group: Mapping[str, Any]
+    mistake: str | None = None
 
 
 @dataclass
 class FloraTask:
-    """A task that names a technique.
+    """A task of one of Flora's operators.
 
     :param place: where it is.
-    :param items: its operators: one, or one for each item that it is mapped over. ``None`` for one that Airflow
-        makes at run time only.
-    :param times: how often its mapped task groups run it.
-    :param for_each: what it is mapped over at run time.
-    :param mistakes: items that no operator can be made of.
+    :param items: one, or one for each item that it or its task group is mapped over.
+    :param for_each: what they are mapped over at run time.
     """
 
     place: Place
-    items: list[Any] = field(default_factory=list)
-    times: int = 1
+    items: list[Item] = field(default_factory=list)
     for_each: list[str] = field(default_factory=list)
-    mistakes: list[str] = field(default_factory=list)
 
 
-def find_tasks(dag: Any) -> Iterator[FloraTask]:
-    """Find the Flora tasks of a DAG, in its order."""
+def find_tasks(dag: Any) -> Iterator[tuple[Place, Any]]:
+    """Find the Flora tasks of a DAG, in its order, as Airflow has them."""
     for task in dag.tasks:
-        is_mapped = hasattr(task, "partial_kwargs")
-        if issubclass(task.operator_class if is_mapped else type(task), WITH_A_TECHNIQUE):
+        if issubclass(task.operator_class if _is_mapped(task) else type(task), FLORA_OPERATORS):
             place = Place(
                 file=shown(dag.fileloc),
                 line=line_of(dag.fileloc, task.task_id),
                 dag_id=dag.dag_id,
                 task_id=task.task_id,
             )
-            found = FloraTask(place)
-            _multiply(found, task)
-            if is_mapped:
-                _expand(found, task)
-            else:
-                found.items = [task]
-            yield found
+            yield place, task
 
 
-def _multiply(found: FloraTask, task: Any) -> None:
+def read_task(place: Place, task: Any) -> FloraTask:
+    """Return a task with its items."""
+    found = FloraTask(place)
+    groups: list[dict[str, Any]] = [{}]
     for group in task.iter_mapped_task_groups():
         items, sources = _items(expand_value_of(group))
-        found.times *= len(items)
+        groups = [{**outer, **({} if is_reference(item) else item)} for outer in groups for item in items]
         found.for_each += sources
+    for group in groups:
+        found.items += _expand(found, task, group) if _is_mapped(task) else [Item(task, group)]
+    return found
 
 
-def _expand(found: FloraTask, task: Any) -> None:
+def _is_mapped(task: Any) -> bool:
+    return hasattr(task, "partial_kwargs")
+
+
+def _expand(found: FloraTask, task: Any, group: Mapping[str, Any]) -> Iterator[Item]:
     items, sources = _items(expand_value_of(task))
     found.for_each += sources
-    for number, item in enumerate(items, 1):
+    for item in items:
         is_whole = not is_reference(item)
         kwargs = dict(item) if is_whole else _required(task, item)
         try:
-            found.items.append(unmap(task, kwargs))
+            yield Item(unmap(task, kwargs), group)
         except Exception as error:
-            found.items.append(None)
-            if is_whole and not has_reference(kwargs):  # an ``__init__`` of one's own may need the value itself
-                found.mistakes.append(f"item {number}: {error}")
+            # An ``__init__`` of one's own may need the value itself.
+            mistake = _unmade(task, error) if is_whole and not has_reference(kwargs) else None
+            yield Item(None, group, mistake)
+
+
+def _unmade(task: Any, error: Exception) -> str:
+    name = task.operator_class.__name__
+    return (
+        f"Airflow cannot make a {name} of it: {type(error).__name__}: {error}. Correct what the task is mapped "
+        f"over, or {name} itself"
+    )
 
 
 def _items(value: Any) -> tuple[list[Any], list[str]]:

@@ -61,7 +61,7 @@ def {name}():
 _BATCH = '''"""{about}
 
 {price}
-{rows} lies beside this file, with a column for each input that is needed:
+Save this table as {rows} beside this file. It has a column for each input that is needed:
 
 {csv}
 

@@ -176,17 +176,21 @@ class FloraChooseOutputOperator(HITLOperator):
         self.options = [*(output["label"] for output in outputs), self.REJECT]
 
     def _read_outputs(self) -> Any:
-        from airflow_provider_flora.files.storage import as_uri
-
-        location = as_uri(self.outputs)
-        if isinstance(location, str) and location.endswith(".jsonl"):
-            return _completed_lines(location)
-        return self.outputs
+        manifest = manifest_of(self.outputs)
+        return self.outputs if manifest is None else _completed_lines(manifest)
 
     def _is_on_own_origin(self, url: str) -> bool:
         from airflow_provider_flora.hooks.flora import FloraHook
 
         return FloraHook(self.flora_conn_id).settings.on_own_origin(url)
+
+
+def manifest_of(outputs: Any) -> str | None:
+    """Return the path or URI of the manifest that has the outputs, or ``None`` if they are given in another way."""
+    from airflow_provider_flora.files.storage import as_uri
+
+    location = as_uri(outputs)
+    return location if isinstance(location, str) and location.endswith(".jsonl") else None
 
 
 def _completed_lines(manifest: str) -> Iterator[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_flora.airflow_compat import BaseOperator
 from airflow_provider_flora.lineage.telling import TellsLineage
-from airflow_provider_flora.task.parameters import EMPTY, none_if_empty
+from airflow_provider_flora.task.parameters import none_if_empty
 
 if TYPE_CHECKING:
     from airflow_provider_flora.airflow_compat import Context, ObjectStoragePath
@@ -78,19 +78,21 @@ class FloraUploadAssetOperator(TellsLineage, BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Upload the file unless an earlier attempt has, wait until the asset is ready, and return its value."""
-        from airflow_provider_flora.api.errors import FloraParameterError
-        from airflow_provider_flora.files.storage import as_text
         from airflow_provider_flora.files.uploads.record import UploadRecord
-        from airflow_provider_flora.files.uploads.uploader import Place, Uploader, value_of, workspace_of
+        from airflow_provider_flora.files.uploads.uploader import (
+            Place,
+            Uploader,
+            location_of,
+            value_of,
+            workspace_of,
+        )
         from airflow_provider_flora.hooks.flora import FloraHook
         from airflow_provider_flora.runs.outcome import airflow_errors, outcome_of
         from airflow_provider_flora.task.attempt import execution_id
         from airflow_provider_flora.task.state import store_of
 
         with airflow_errors(context), FloraHook(self.flora_conn_id).get_conn() as client:
-            file = as_text(self.file)
-            if not isinstance(file, str) or file in EMPTY:
-                raise FloraParameterError(f"file takes a path, a storage's URI or an https:// URL, not {file!r}.")
+            file = location_of(self.file)
             place = Place(
                 workspace_of(client, none_if_empty(self.workspace_id)),
                 none_if_empty(self.file_name),

@@ -51,8 +51,10 @@ from airflow_provider_flora.api.file_types import (
 )
 from airflow_provider_flora.api.inputs import names_a_file
 from airflow_provider_flora.api.operations import SIGNED_UPLOAD
+from airflow_provider_flora.files.storage import as_text
 from airflow_provider_flora.files.uploads.sending import send
 from airflow_provider_flora.files.uploads.source import SourceFile
+from airflow_provider_flora.task.parameters import EMPTY
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.client import FloraClient
@@ -87,6 +89,30 @@ class Place:
             value = getattr(self, name)
             if value is not None and not value.startswith(prefix):
                 raise FloraParameterError(f"{name} takes an id that begins with {prefix}, not {value!r}.")
+
+
+def location_of(file: Any) -> str:
+    """Return what a task is to upload, as text.
+
+    :raises FloraParameterError: it is no path, URI or URL.
+    """
+    location = as_text(file)
+    if not isinstance(location, str) or location in EMPTY:
+        raise FloraParameterError(f"file takes a path, a storage's URI or an https:// URL, not {location!r}.")
+    return location
+
+
+def check_url(url: str, content_type: str | None, on_own_origin: Callable[[str], bool]) -> None:
+    """Check that Flora fetches a URL.
+
+    :raises FloraFileError: Flora does not accept the URL or its content type.
+    """
+    if not url.lower().startswith("https:") and not on_own_origin(url):
+        raise FloraFileError(f"Flora only fetches https:// URLs, not {url!r}. Download it and upload the file.")
+    if content_type and clean_content_type(content_type) not in CONTENT_TYPES:
+        raise FloraFileError(
+            f"{url!r} has the content_type {clean_content_type(content_type)!r}. Flora accepts {TYPES_IN_WORDS}."
+        )
 
 
 class Uploader:
@@ -147,14 +173,9 @@ class Uploader:
         :raises FloraFileError: Flora does not accept the URL or its content type.
         :raises FloraUploadError: the import failed.
         """
-        if not url.lower().startswith("https:") and not self._client.settings.on_own_origin(url):
-            raise FloraFileError(f"Flora only fetches https:// URLs, not {url!r}. Download it and upload the file.")
+        check_url(url, place.content_type, self._client.settings.on_own_origin)
         if place.content_type:
             place = replace(place, content_type=clean_content_type(place.content_type))
-            if place.content_type not in CONTENT_TYPES:
-                raise FloraFileError(
-                    f"{url!r} has the content_type {place.content_type!r}. Flora accepts {TYPES_IN_WORDS}."
-                )
         place = replace(place, file_name=place.file_name or name_in_url(url))
         identity = _identity(f"{url} {since}", place)
         earlier = self._get_if_known(self._record.find(identity))

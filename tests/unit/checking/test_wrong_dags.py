@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from airflow_provider_flora.checking.at_flora import FloraCatalogue
 from airflow_provider_flora.checking.check import check
+from airflow_provider_flora.checking.known import Known
 from airflow_provider_flora.emulator import Emulator
-from tests.unit.checking.expectations import WRONG_DAGS, expected, mistakes_of, settings_of
+from tests.unit.checking.expectations import WRONG_DAGS, costs_of, expected, mistakes_of, settings_of
 
 FILES = sorted(WRONG_DAGS.glob("*.py"))
 
@@ -37,3 +39,26 @@ def test_nothing_is_started_or_uploaded_and_each_technique_is_asked_for_once(emu
     ledger = emulator.ledger()
     assert ledger["requests"] == {"getTechnique": len(named)}
     assert (ledger["started_runs"], ledger["uploads"], ledger["assets"]) == (0, [], [])
+
+
+def test_a_bug_of_the_check_is_a_mistake_of_its_task_and_hides_no_other(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Known, name: str) -> Any:
+        if self._operator.task_id == "first":
+            raise AttributeError("'Odd' object has no attribute 'even'")
+        return get(self, name)
+
+    get = Known.get
+    monkeypatch.setattr(Known, "get", fail)
+    path = WRONG_DAGS / "unusable_connection.py"
+    found = check([path], FloraCatalogue(settings_of(emulator)))
+    [(task, message), (other, _)] = mistakes_of(found)
+    assert (task, other) == ("first", "second")
+    assert message == (
+        "This task is not checked, for a bug of this check: AttributeError: 'Odd' object has no attribute 'even'. "
+        "--debug shows where."
+    )
+    assert "the price of first, which is not known" in dict(costs_of(found))["unusable_connection"]
+    with_traceback = check([path], FloraCatalogue(settings_of(emulator)), debug=True)
+    assert "in fail" in dict(mistakes_of(with_traceback))["first"]

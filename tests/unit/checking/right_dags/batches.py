@@ -1,7 +1,9 @@
 """Batches: the rows that can be read are counted, those that a manifest has are not, and the others are named."""
 
-# LEFT later: 'rows' is not there yet: {folder}/briefs.csv
-# LEFT stored: 'rows' is in a storage: s3://shop/briefs.csv
+# LEFT written: '{folder}/briefs.csv' is not there yet: a task before this one may write it; it is read at run time
+# LEFT elsewhere: '/nowhere/briefs.csv' is not looked for: this machine has no folder '/nowhere'; it is read at run
+#    time
+# LEFT stored: 's3://shop/briefs.csv' is in a storage; it is read at run time
 # LEFT of_a_task: 'rows' comes from the task 'briefs' at run time
 # LEFT columns: 'inputs' is a template: {{ var.json.columns }}
 # LEFT limited: 3 rows cost 0.54 USD (0.18 USD each), more than max_total_cost=0.2 USD. Nothing was started now.
@@ -10,7 +12,7 @@
 # LEFT photos: 's3://shop/b.png' is in a storage; it is read at run time
 # LEFT photos: 'photo' comes from the task 'briefs' at run time
 # COST batches: 11 x 0.18 + 2 x 0.01 = 2.00 USD, 0.09 USD for each row of briefs.csv, 0.09 USD for each row of
-#    s3://shop/briefs.csv, and 0.09 USD for each row of briefs
+#    briefs.csv, 0.09 USD for each row of s3://shop/briefs.csv, and 0.09 USD for each row of briefs
 
 from __future__ import annotations
 
@@ -58,7 +60,8 @@ with DAG("batches", schedule=None):
         inputs="{{ var.json.columns }}",
         manifest="/nowhere/taglines.jsonl",
     )
-    FloraRunTechniqueBatchOperator(task_id="later", rows=FOLDER / "briefs.csv", **STILL)
+    found >> FloraRunTechniqueBatchOperator(task_id="written", rows=FOLDER / "briefs.csv", **STILL)
+    FloraRunTechniqueBatchOperator(task_id="elsewhere", rows="/nowhere/briefs.csv", **STILL)
     FloraRunTechniqueBatchOperator(
         task_id="stored", rows="s3://shop/briefs.csv", inputs={"prompt": "A poster of {name}"}, **STILL
     )

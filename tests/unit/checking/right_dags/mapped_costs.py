@@ -5,12 +5,12 @@
 # LEFT parameters: 'technique_id' comes from the task 'photos' at run time
 # LEFT parameters: 'inputs' comes from the task 'photos' at run time
 # LEFT some: 'inputs' comes from the task 'photos' at run time
-# LEFT group.still: 'prompt' comes from its task group at run time
+# LEFT any_group.run: 'inputs' comes from the task 'photos' at run time
 # LEFT unknown_group.still: 'prompt' comes from the task 'photos' at run time
 # LEFT function: 'inputs' is what the task's own function returns at run time
 # LEFT fetched_function: 'inputs' is what the task's own function returns at run time
 # LEFT mapped_function: 'inputs' is what the task's own function returns at run time
-# COST mapped_costs: 12 x 0.18 + 7 x 0.09 = 2.79 USD, 0.18 USD for each item of photos, 2 x 0.09 USD for each item
+# COST mapped_costs: 13 x 0.18 + 9 x 0.09 = 3.15 USD, 0.18 USD for each item of photos, 2 x 0.09 USD for each item
 #    of photos, the price of parameters for each item of photos, which is not known, 0.09 USD for each item of
 #    photos, and 0.09 USD for each item of photos
 
@@ -60,6 +60,11 @@ def unknown_group(prompt: str) -> None:
     FloraRunTechniqueOperator(task_id="still", technique_id="editorial-still", inputs={"prompt": prompt})
 
 
+@task_group
+def any_group(technique_id: str, inputs: Any) -> None:
+    FloraRunTechniqueOperator(task_id="run", technique_id=technique_id, inputs=inputs)
+
+
 with DAG("mapped_costs", schedule=None):
     found = photos()
     FloraRunTechniqueOperator.partial(task_id="literal", technique_id="product-relight").expand(
@@ -74,6 +79,13 @@ with DAG("mapped_costs", schedule=None):
         [{"inputs": {"prompt": "a mug"}}, found]
     )
     group.expand(prompt=["a mug", "a lamp"])
+    any_group.expand_kwargs(
+        [
+            {"technique_id": "product-relight", "inputs": {"photo": f"{SHOP}/1.png", "light": "{{ no template }}"}},
+            {"technique_id": "editorial-still", "inputs": {"prompt": "a mug"}},
+            {"technique_id": "editorial-still", "inputs": found},
+        ]
+    )
     unknown_group.expand(prompt=found)
     function("a mug")
     fetched_function.expand_kwargs(found)

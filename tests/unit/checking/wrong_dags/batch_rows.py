@@ -10,6 +10,8 @@
 # MISTAKE names: row '1', position 1: 'lite' is not an input of this technique; it has: 'photo', 'light',
 #    'background'
 # MISTAKE names: row '1', position 1: 'light' is missing: it takes a text
+# MISTAKE gone: There is no file '{folder}/gone.csv' on the worker. Use its full path, or a storage that all workers
+#    reach. Nothing comes before this task that could write it.
 # MISTAKE form: rows takes a path or URI that ends in .csv, .jsonl, .ndjson, or a list of dicts, not
 #    's3://shop/products.xlsx'.
 
@@ -49,4 +51,5 @@ with DAG("batch_rows", schedule=None):
         inputs={"photo": "{photo}", "lite": "{light}"},
         **BATCH,
     )
+    FloraRunTechniqueBatchOperator(task_id="gone", rows=Path(__file__).parent / "gone.csv", **BATCH)
     FloraRunTechniqueBatchOperator(task_id="form", rows="s3://shop/products.xlsx", **BATCH)
