@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ def check_apart(
     saved: SavedTechniques | None = None,
     conn_id: str | None = None,
     own: ClientSettings | None = None,
+    debug: bool = False,
 ) -> Report:
     """Check DAG files in a process of its own.
 
@@ -44,10 +47,11 @@ def check_apart(
     :param saved: saved techniques, in place of Flora's.
     :param conn_id: connection for tasks whose own is not here.
     :param own: settings for the same, if there is no ``conn_id``.
+    :param debug: whether a bug of the check is shown with its traceback.
     :raises FloraSettingsError: there is no connection ``conn_id``, or it cannot be used.
     :raises FloraError: the process ended without a report.
     """
-    with tempfile.TemporaryDirectory(prefix="flora-check-") as folder:
+    with _stopping_cleanly(), tempfile.TemporaryDirectory(prefix="flora-check-") as folder:
         answer, output = Path(folder, "answer.json"), Path(folder, "output")
         order = {
             "paths": [str(path) for path in paths],
@@ -55,6 +59,7 @@ def check_apart(
             "saved": saved.model_dump() if saved else None,
             "conn_id": conn_id,
             "own": asdict(own) if own else None,
+            "debug": debug,
         }
         with output.open("wb") as file:
             ended = subprocess.run(  # noqa: S603
@@ -76,12 +81,28 @@ def check_apart(
     return Report.model_validate(found)
 
 
+@contextmanager
+def _stopping_cleanly() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does: with the other process, and without its folder."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _environment(folder: str) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if name != "_AIRFLOW_PROCESS_CONTEXT"}
     return {
         **ours,
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/none.db",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": f"sqlite+aiosqlite:///{folder}/none.db",
+        # So that an error in Airflow's own code has the line of the DAG file that led there.
+        "AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH": "100",
         # Where Airflow 2 and 3 make folders as soon as they are imported.
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": f"{folder}/logs",
         "AIRFLOW__SCHEDULER__CHILD_PROCESS_LOG_DIRECTORY": f"{folder}/logs/scheduler",
@@ -109,4 +130,4 @@ def _check(order: dict[str, Any]) -> Report:
     if order["conn_id"] and (own := read_settings(order["conn_id"])) is None:
         raise missing(order["conn_id"])
     catalogue = SavedTechniques.model_validate(order["saved"]) if order["saved"] else FloraCatalogue(own)
-    return check(map(Path, order["paths"]), catalogue)
+    return check(map(Path, order["paths"]), catalogue, debug=order["debug"])

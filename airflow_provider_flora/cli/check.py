@@ -43,7 +43,13 @@ def _check(options: Options, terminal: Terminal) -> int:
     if gone := [str(path) for path in paths if not path.exists()]:
         raise FloraParameterError(f"There is no file or folder {', '.join(map(repr, gone))}.")
     saved = SavedTechniques.read(options.offline) if options.offline else None
-    report = check_apart(paths, saved=saved, conn_id=options.conn_id, own=None if saved else _own_settings(options))
+    report = check_apart(
+        paths,
+        saved=saved,
+        conn_id=options.conn_id,
+        own=None if saved else _own_settings(options),
+        debug=options.debug,
+    )
     if terminal.as_json:
         terminal.json(json.loads(plain(report.model_dump_json())))
     else:
