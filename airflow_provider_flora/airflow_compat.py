@@ -453,12 +453,20 @@ def make_dag_bag() -> DagBag:
     from airflow_provider_flora.airflow_compat import DagBag
 
     class PatientDagBag(DagBag):
+        def __init__(self) -> None:
+            super().__init__(collect_dags=False)
+            self.not_empty: set[str] = set()
+
         def process_file(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+            errors = len(self.import_errors)
             try:
-                return super().process_file(filepath, *args, **kwargs)  # type: ignore[no-untyped-call]
+                found = super().process_file(filepath, *args, **kwargs)  # type: ignore[no-untyped-call]
             except (Exception, SystemExit):
                 self.import_errors[str(filepath)] = traceback.format_exc()
-                return []
+                found = []
+            if found or len(self.import_errors) > errors:
+                self.not_empty.add(str(filepath))
+            return found
 
         def bag_dag(self, dag: Any, *args: Any, **kwargs: Any) -> None:
             known = self.dags.get(dag.dag_id)
@@ -475,7 +483,7 @@ def make_dag_bag() -> DagBag:
                     del self.dags[dag.dag_id]
             super().bag_dag(dag, *args, **kwargs)
 
-    return PatientDagBag(collect_dags=False)
+    return PatientDagBag()
 
 
 def collect_dags(bag: DagBag, path: Path) -> None:
@@ -488,6 +496,11 @@ def collect_dags(bag: DagBag, path: Path) -> None:
     has_examples = "include_examples" in signature(bag.collect_dags).parameters
     without: dict[str, Any] = {"include_examples": False} if has_examples else {}
     bag.collect_dags(str(path), **without)
+
+
+def is_without_dags(bag: Any, path: Path) -> bool:
+    """Whether :func:`collect_dags` has found neither a DAG nor an error in a file, or in any file of a folder."""
+    return not any(file == str(path) or file.startswith(f"{path}/") for file in bag.not_empty)
 
 
 def expand_value_of(mapped: Any) -> Any:

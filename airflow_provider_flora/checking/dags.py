@@ -11,10 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_flora.airflow_compat import collect_dags, make_dag_bag
+from airflow_provider_flora.airflow_compat import collect_dags, is_without_dags, make_dag_bag
 from airflow_provider_flora.checking.report import Finding, Place
 
 _LAST_LINES = 4
+_UNUSABLE_FOLDER = "Airflow cannot search this folder, and loads none of its DAGs"
+_NO_DAG = (
+    "There is no DAG here. Airflow looks for DAGs in .py and .zip files that have the words dag and airflow and "
+    "that no .airflowignore leaves out. Check the path."
+)
 _NUMBER_OF_CALL = re.compile(r"__\d+$")  # which Airflow adds for each further call of a decorated function
 _IN_TRACEBACK = re.compile(r'^ *File "(?P<file>[^"\n]+)", line (?P<line>\d+)', re.MULTILINE)
 
@@ -24,7 +29,7 @@ class Parsed:
     """What is in DAG files.
 
     :param dags: the DAGs, by file and id.
-    :param mistakes: files that cannot be imported, and DAGs that Airflow refuses.
+    :param mistakes: files that cannot be imported, DAGs that Airflow refuses, and paths without a DAG.
     """
 
     dags: list[Any] = field(default_factory=list)
@@ -37,13 +42,23 @@ def parse(paths: Iterable[Path]) -> Parsed:
     :param paths: files, and folders in which Airflow finds DAG files.
     """
     bag = make_dag_bag()
+    mistakes = []
     for path in paths:
         path = path.resolve()
         folder = path if path.is_dir() else path.parent
         if str(folder) not in sys.path:
             sys.path.append(str(folder))  # as Airflow does with its folder of DAGs
-        collect_dags(bag, path)
-    mistakes = [_import_mistake(file, text) for file, text in bag.import_errors.items()]
+        place = Place(file=shown(str(path)))
+        try:
+            collect_dags(bag, path)
+        except Exception as error:  # such as a link that leads back into its own folder
+            message = f"{_UNUSABLE_FOLDER}: {error} Correct it, or leave that part out with .airflowignore."
+            mistakes.append(Finding(place=place, message=message))
+            continue
+        # A Python file may be there for others to import.
+        if path.suffix != ".py" and is_without_dags(bag, path):
+            mistakes.append(Finding(place=place, message=_NO_DAG))
+    mistakes += (_import_mistake(file, text) for file, text in bag.import_errors.items())
     return Parsed(
         sorted(bag.dags.values(), key=lambda dag: (dag.fileloc, dag.dag_id)),
         sorted(mistakes, key=lambda mistake: mistake.place.file),

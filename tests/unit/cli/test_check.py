@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -158,6 +163,92 @@ def test_a_path_that_does_not_exist_is_a_usage_error(run: Callable[..., Ran], tm
     ran = run("check", tmp_path / "dgas")
     assert (ran.code, ran.out) == (2, "")
     assert f"There is no file or folder '{tmp_path}/dgas'" in ran.err
+
+
+@pytest.mark.parametrize("name", ["empty", "helpers", "products.csv", "techniques.json"])
+def test_a_path_without_a_dag_is_a_mistake_that_names_it(
+    run: Callable[..., Ran], key: Emulator, write: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    if path.suffix:
+        path.write_text("airflow,dag\n")
+    else:
+        path.mkdir()
+    if name == "helpers":
+        (path / "prices.py").write_text("LIMIT = 0.5\n")
+    ran = run("check", path, write(), "--json")
+    [mistake] = json.loads(ran.out)["mistakes"]
+    assert (ran.code, mistake["place"]["file"], json.loads(ran.out)["tasks"]) == (1, str(path), 1)
+    assert mistake["message"].startswith("There is no DAG here. ")
+
+
+def test_a_python_file_without_a_dag_and_a_path_that_is_given_twice_are_no_mistakes(
+    run: Callable[..., Ran], key: Emulator, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    helper = tmp_path / "prices.py"
+    helper.write_text("LIMIT = 0.5\n")
+    path = write(code="import prices")
+    ran = run("check", helper, path, path.parent)
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "1 DAG, 1 Flora task, 0 mistakes")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_a_folder_that_airflow_cannot_search_is_a_mistake_and_hides_no_other(
+    run: Callable[..., Ran], key: Emulator, write: Callable[..., Path], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    path = write(technique="editorial-stil")
+    folder = tmp_path / "looped"
+    folder.mkdir()
+    (folder / "loop").symlink_to(".")
+    ran = run("check", folder, path, *arguments)
+    assert (ran.code, ran.err) == (1, "")
+    assert f"{folder}" in ran.out
+    assert "Airflow cannot search this folder, and loads none of its DAGs: Detected recursive loop" in ran.out
+    assert "Technique 'editorial-stil' was not found" in ran.out
+
+
+def test_a_misspelt_argument_has_the_line_of_its_task(
+    run: Callable[..., Ran], key: Emulator, write: Callable[..., Path]
+) -> None:
+    path = write()
+    path.write_text(path.read_text().replace("technique_id=", "max_run_cots=1, technique_id="))
+    ran = run("check", path)
+    line = 1 + [text.strip()[:25] for text in path.read_text().splitlines()].index("FloraRunTechniqueOperator")
+    assert (ran.code, ran.out.splitlines()[0]) == (1, f"{path}:{line}")
+    assert "{'max_run_cots': 1}" in ran.out
+
+
+def test_a_bug_of_the_check_is_told_with_its_traceback_if_that_is_wanted(
+    run: Callable[..., Ran], key: Emulator, write: Callable[..., Path]
+) -> None:
+    path = write(code="from airflow_provider_flora.checking.known import Known\nKnown.get = None")
+    ran = run("check", path)
+    assert (ran.code, ran.err) == (1, "")
+    assert "a bug of this check: TypeError: 'NoneType' object is not callable. --debug shows where." in ran.out
+    ran = run("check", path, "--debug")
+    assert (ran.code, "checks.py" in ran.out) == (1, True)
+
+
+def test_a_check_that_is_terminated_ends_the_process_that_parses_and_leaves_no_folder(
+    key: Emulator, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    begun, folders = tmp_path / "begun", tmp_path / "folders"
+    folders.mkdir()
+    tell = f"pathlib.Path({str(begun)!r}).write_text(str(os.getpid()))"
+    path = write(code=f"import os, pathlib, time\n{tell}\ntime.sleep(3600)")
+    with subprocess.Popen(
+        [sys.executable, "-m", "airflow_provider_flora", "check", str(path)],
+        env={**os.environ, "TMPDIR": str(folders)},
+    ) as process:
+        while not (begun.exists() and begun.read_text()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        assert list(folders.iterdir()) != []
+        process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+    assert list(folders.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.read_text()), 0)
 
 
 def test_saved_techniques_need_no_key(
