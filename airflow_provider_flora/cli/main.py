@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from functools import partial
 
 from rich_argparse import RichHelpFormatter
@@ -15,7 +15,8 @@ from rich_argparse import RichHelpFormatter
 from airflow_provider_flora.api.errors import FloraError, FloraParameterError, FloraSettingsError
 from airflow_provider_flora.cli import check, emulator, files, runs, spend, start, tasks, techniques, upkeep
 from airflow_provider_flora.cli.command import FAILED, INTERRUPTED, OK, USAGE, Command, Options
-from airflow_provider_flora.cli.terminal import Terminal, usable_streams
+from airflow_provider_flora.cli.streams import ReaderLeftError, usable_streams
+from airflow_provider_flora.cli.terminal import Terminal
 from airflow_provider_flora.version import __version__
 
 PROGRAM = "python -m airflow_provider_flora"
@@ -78,11 +79,9 @@ def run_command(command: Command, options: Options, program: str) -> int:
     terminal = Terminal(program, as_json=getattr(options, "json", False))
     try:
         # Airflow 2 logs to the standard output, which is for results alone. The emulator prints by itself.
-        with redirect_stdout(sys.stderr) if command.uses_flora else nullcontext():
+        with redirect_stdout(sys.stderr if command.uses_flora else terminal.results):
             code = command.run(options, terminal) or OK
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+    except ReaderLeftError:
         return OK
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_flora.api.errors import FloraError, FloraRunTimeoutError, remedy_of, run_failure
 from airflow_provider_flora.cli.command import Command, Options, add_run, add_since, seconds
 from airflow_provider_flora.cli.connection import open_client
-from airflow_provider_flora.cli.terminal import in_pages, time_of, usd
+from airflow_provider_flora.cli.terminal import time_of, usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,7 +125,8 @@ def _list(options: Options, terminal: Terminal) -> None:
             terminal.json([as_json(run) for run in runs])
             return
         count = terminal.table(
-            ("RUN", "TECHNIQUE", "STATUS", "CREATED (UTC)", ">TOOK", ">USD", "ERROR"), in_pages(map(_row, runs))
+            ("RUN", "TECHNIQUE", "STATUS", "CREATED (UTC)", ">TOOK", ">USD", "ERROR"),
+            terminal.in_pages(map(_row, runs)),
         )
     terminal.say("1 run" if count == 1 else f"{count:,} runs", style="dim")
 

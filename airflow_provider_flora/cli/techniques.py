@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_flora.cli.command import Command, Options
 from airflow_provider_flora.cli.connection import open_client
-from airflow_provider_flora.cli.terminal import in_pages, usd
+from airflow_provider_flora.cli.terminal import usd
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Slot, Technique
@@ -25,7 +25,7 @@ def _list(options: Options, terminal: Terminal) -> None:
             terminal.json([technique.model_dump() for technique in techniques])
             return
         columns = ("TECHNIQUE", "NAME", ">USD", "INPUTS", "OUTPUTS")
-        count = terminal.table(columns, in_pages(map(_row, techniques)))
+        count = terminal.table(columns, terminal.in_pages(map(_row, techniques)))
     found = "1 technique" if count == 1 else f"{count} techniques"
     terminal.say(f"{found}. A star marks an optional input.", style="dim")
 

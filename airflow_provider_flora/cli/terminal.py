@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
 
 from airflow_provider_flora.api.errors import FloraParameterError
+from airflow_provider_flora.cli.streams import ReaderLeftError, Stream
 
 if TYPE_CHECKING:
     from airflow_provider_flora.api.errors import FloraError
@@ -55,26 +56,6 @@ def usd(amount: float | None) -> str:
     return f"{whole}.{decimals.rstrip('0'):0<2}"
 
 
-def in_pages(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
-    """Return the rows of a list of Flora's in its pages, each as it comes."""
-    left = iter(rows)
-    while page := list(islice(left, _PAGE)):
-        yield page
-
-
-def usable_streams() -> None:
-    """Make the standard output and error accept every character, and be there.
-
-    In a locale without UTF-8, a character that it lacks becomes an escape, which a DAG file's texts may have.
-    """
-    for name in ("stdout", "stderr"):
-        stream: Any = getattr(sys, name)
-        if stream is None:  # closed by whoever started the process
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def time_of(milliseconds: float | None) -> str:
     """Return a time of Flora's in UTC, to the second, or a dash if there is none."""
     if milliseconds is None:
@@ -92,13 +73,15 @@ class Terminal:
     def __init__(self, program: str, *, as_json: bool = False) -> None:
         self.program = program
         self.as_json = as_json
-        self.out = _console(sys.stdout)
-        self.err = _console(sys.stderr)
+        self.results = Stream(sys.stdout)
+        self.out = _console(self.results)
+        self.err = _console(Stream(sys.stderr))
         self.log = _Log(self)
 
     def json(self, value: Any) -> None:
         """Print a value as JSON, in ASCII: it passes every locale, and steers no terminal."""
-        self.out.file.write(json.dumps(value, indent=2) + "\n")
+        self.results.write(json.dumps(value, indent=2) + "\n")
+        self.results.flush()
 
     def line(self, text: str = "", style: str | None = None) -> None:
         """Print a line of the result."""
@@ -139,8 +122,19 @@ class Terminal:
             self.out.print(table)
         self.out.size = own
         for line in capture.get().splitlines():
-            self.out.file.write(line.rstrip() + "\n")
-        self.out.file.flush()
+            self.results.write(line.rstrip() + "\n")
+        self.results.flush()
+
+    def in_pages(self, rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+        """Return the rows of a list of Flora's in its pages, each as it comes.
+
+        :raises ReaderLeftError: nobody has read the page before.
+        """
+        left = iter(rows)
+        while page := list(islice(left, _PAGE)):
+            yield page
+            if not self.results.is_read:
+                raise ReaderLeftError
 
     def table(self, columns: Sequence[str], pages: Iterable[Sequence[Sequence[str]]]) -> int:
         """Print rows in columns, each page as it comes, and return their number.
@@ -273,8 +267,9 @@ def _cell(value: str) -> Text:
     return Text(value, style=_STYLES.get(value, ""))
 
 
-def _console(stream: TextIO) -> Console:
-    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+def _console(stream: Stream) -> Console:
+    file: Any = stream
+    console = Console(file=file, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPE_WIDTH
     return console

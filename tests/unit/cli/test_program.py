@@ -7,16 +7,20 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
+from airflow_provider_flora.checking import process
+from airflow_provider_flora.checking.report import Finding, Place, Report
 from airflow_provider_flora.cli import techniques
 from airflow_provider_flora.cli.main import COMMANDS
 from airflow_provider_flora.emulator import Emulator
+from tests.unit.checking.expectations import RIGHT_DAGS
 from tests.unit.cli.a_terminal import environment
-from tests.unit.cli.conftest import REPOSITORY, Run
+from tests.unit.cli.conftest import REPOSITORY, Ran, Run
 from tests.unit.cli.stand_in import StandIn
 
 PROGRAM = [sys.executable, "-m", "airflow_provider_flora"]
@@ -180,7 +184,9 @@ for line in {lines!r}:
 # --- who reads its output ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["techniques"], ["techniques", "--json"], ["spend"]])
+@pytest.mark.parametrize(
+    "arguments", [["techniques"], ["techniques", "--json"], ["spend"], ["technique", "product-relight", "--dag"]]
+)
 def test_a_reader_that_leaves_early_is_no_error(flora_key: Emulator, arguments: list[str]) -> None:
     command = subprocess.Popen(
         [*PROGRAM, *arguments],
@@ -195,6 +201,106 @@ def test_a_reader_that_leaves_early_is_no_error(flora_key: Emulator, arguments: 
     assert command.returncode == 0
     assert b"Broken" not in err
     assert b"Traceback" not in err
+
+
+@pytest.fixture
+def output_to(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Runs a command in this process whose standard output, or with ``name`` the error, is a file of its own."""
+
+    def run_command(file: TextIO, *arguments: str, name: str = "stdout") -> Ran:
+        with file, monkeypatch.context() as patched:
+            patched.setattr(sys, name, file)
+            return run(*arguments)
+
+    return run_command
+
+
+def nobody() -> TextIO:
+    """A pipe whose reader has left."""
+    theirs, own = os.pipe()
+    os.close(theirs)
+    return os.fdopen(own, "w", encoding="utf-8")
+
+
+def full_disk() -> TextIO:
+    """A file that nothing can be written into."""
+    return Path("/dev/full").open("w", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("technique product-relight", 0),
+        ("technique product-relight --dag", 0),
+        ("runs", 0),
+        ("run {failed}", 0),
+        ("wait {completed}", 0),
+        ("wait {failed}", 1),
+        ("wait {failed} --json", 1),
+        ("start tagline-writer -i brief=a --yes", 0),
+        ("upload {picture} {other}", 0),
+        ("upload {picture} /no/such.png", 1),
+        ("download {completed} {folder}", 0),
+        ("spend --json", 0),
+        ("technique no-such", 1),
+    ],
+)
+def test_without_a_reader_the_exit_code_is_the_same(
+    output_to: Callable[..., Ran], flora_key: Emulator, picture: Path, tmp_path: Path, line: str, code: int
+) -> None:
+    (completed,), (failed,) = flora_key.seed_runs(1), flora_key.seed_runs(1, status="failed")
+    words = {
+        "completed": completed,
+        "failed": failed,
+        "picture": picture,
+        "other": RIGHT_DAGS / "mug.png",
+        "folder": tmp_path / "files",
+    }
+    assert output_to(nobody(), *line.format(**words).split()).code == code
+    if line.startswith("upload"):
+        assert len(flora_key.ledger()["assets"]) == line.count("{picture}") + line.count("{other}")
+    assert output_to(nobody(), *line.format(**words).split(), name="stderr").code == code
+
+
+@pytest.mark.parametrize(
+    "mistakes", [[], [Finding(place=Place(file="stills.py"), message="'foto' is not an input")]]
+)
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_without_a_reader_the_verdict_of_a_check_is_the_same(
+    output_to: Callable[..., Ran],
+    flora_key: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    mistakes: list[Finding],
+    options: list[str],
+) -> None:
+    report = Report(dags=1, tasks=1, mistakes=mistakes, left=[], costs=[])
+    monkeypatch.setattr(process, "check_apart", lambda *_, **__: report)
+    assert output_to(nobody(), "check", ".", *options).code == len(mistakes)
+
+
+def test_a_list_that_nobody_reads_ends_with_its_first_page(
+    stand_in: StandIn, output_to: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.techniques = [{"technique_id": f"tech_{number}"} for number in range(255)]
+    answer, asked = stand_in.answer, []
+    monkeypatch.setattr(stand_in, "answer", lambda url: (asked.append(url), answer(url))[1])
+    ran = output_to(nobody(), "techniques")
+    assert (ran.code, ran.err, len(asked)) == (0, "", 1)
+
+
+@pytest.mark.parametrize("line", ["techniques", "techniques --json", "technique product-relight --dag"])
+def test_a_full_disk_is_told(output_to: Callable[..., Ran], flora_key: Emulator, line: str) -> None:
+    ran = output_to(full_disk(), *line.split())
+    assert ran.code == 1
+    assert ran.err == (
+        "Error: The output cannot be written: No space left on device. What was written before is not complete. "
+        "Write it to another place.\n"
+    )
+
+
+def test_messages_that_cannot_be_written_stop_nothing(output_to: Callable[..., Ran], flora_key: Emulator) -> None:
+    ran = output_to(full_disk(), "start", "tagline-writer", "-i", "brief=a", "--yes", name="stderr")
+    assert (ran.code, "completed" in ran.out) == (0, True)
 
 
 def test_a_closed_output_is_no_error(program: Run) -> None:
