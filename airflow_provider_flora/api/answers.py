@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -12,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from airflow_provider_flora.api import network
 from airflow_provider_flora.api.errors import (
     FloraAnswerError,
     FloraAnswerSizeError,
@@ -136,6 +141,9 @@ class Body:
 
 
 _CREDENTIALS = re.compile(r"//[^/\s]*@")
+_CHECK_THE_WAY = "Check the address, the network and the proxy."
+_CHECK_THE_CAS = "Check the address, the CA certificates that are trusted here and the proxy."
+_UNREACHABLE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH}
 
 
 def connection_error(
@@ -145,21 +153,51 @@ def connection_error(
 
     Do not raise it *from* the cause: the libraries' exceptions hold the API key and the proxy's password.
     """
-    words = _CREDENTIALS.sub("//…@", str(cause))
-    error = FloraConnectionError(
-        f"No answer from {settings.base_url} to {request.method} {request.path}: {type(cause).__name__}: {words}"
-    )
+    error = FloraConnectionError(f"No answer from {_way_of(request, settings)}: {_reason_of(cause)}")
     error.was_sent = was_sent
     return error
 
 
 def timeout_error(request: Request, settings: ClientSettings, *, was_sent: bool = True) -> FloraTimeoutError:
     """Return the error for a request without an answer within the connection's timeout."""
-    error = FloraTimeoutError(
-        f"No answer from {settings.base_url} to {request.method} {request.path} within {settings.timeout:g} s."
-    )
+    check = "" if was_sent else f" {_CHECK_THE_WAY}"
+    error = FloraTimeoutError(f"No answer from {_way_of(request, settings)} within {settings.timeout:g} s.{check}")
     error.was_sent = was_sent
     return error
+
+
+def _way_of(request: Request, settings: ClientSettings) -> str:
+    proxy = network.proxy_for(settings.base_url, settings)
+    through = f" through the proxy {_CREDENTIALS.sub('//…@', proxy)}" if proxy else ""
+    return f"{settings.base_url}{through} to {request.method} {request.path}"
+
+
+def _reason_of(cause: BaseException) -> str:
+    """Return why there is no answer, in the operating system's words where it has any, and what to check."""
+    error = _system_error(cause)
+    if error is None:
+        return _sentence(f"{type(cause).__name__}: {cause}")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{_sentence(f'certificate verify failed: {error.verify_message}')} {_CHECK_THE_CAS}"
+    if isinstance(error, socket.gaierror):
+        return f"{_sentence(str(error.strerror))} {_CHECK_THE_WAY}"
+    if error.errno is None or isinstance(error, ssl.SSLError):
+        return _sentence(str(error) or type(error).__name__)
+    # Not its own words: asyncio puts the address into them.
+    reason = _sentence(os.strerror(error.errno))
+    return f"{reason} {_CHECK_THE_WAY}" if error.errno in _UNREACHABLE else reason
+
+
+def _system_error(cause: BaseException) -> OSError | None:
+    """Return the innermost error of the system: the libraries wrap it several times, each in longer words."""
+    for inner in (*cause.args, cause.__cause__):
+        if isinstance(inner, BaseException) and (found := _system_error(inner)):
+            return found
+    return cause if isinstance(cause, OSError) else None
+
+
+def _sentence(words: str) -> str:
+    return f"{_CREDENTIALS.sub('//…@', words).rstrip('.')}."
 
 
 def clock_skew(response: Response, now: float) -> float | None:

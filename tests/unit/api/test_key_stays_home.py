@@ -245,9 +245,41 @@ def test_no_repr_shows_the_key_or_a_proxys_password(make_client: MakeClient) -> 
 def test_an_unreachable_flora_is_named_without_the_key(make_client: MakeClient) -> None:
     with ScriptedFlora() as gone:
         pass
-    with pytest.raises(
-        FloraConnectionError, match=f"No answer from {gone.base_url} to GET /techniques/tech_1"
-    ) as e:
+    with pytest.raises(FloraConnectionError) as caught:
         make_client(gone.base_url, max_retries=0).get_technique("tech_1")
 
-    assert KEY not in everything_in(e.value)
+    assert str(caught.value) == (
+        f"No answer from {gone.base_url} to GET /techniques/tech_1: Connection refused. "
+        "Check the address, the network and the proxy."
+    )
+    assert isinstance(caught.value.__context__, OSError), "what the library said is there for a debugger"
+    assert KEY not in everything_in(caught.value)
+
+
+def test_a_proxy_that_is_not_there_is_named_without_its_password(make_client: MakeClient) -> None:
+    with ScriptedFlora() as gone:
+        proxy = gone.origin.removeprefix("http://")
+    proxies = {"http": f"http://me:hush@{proxy}"}
+    client = make_client("http://flora.example", proxies=proxies, allow_http=True, max_retries=0)
+    with pytest.raises(FloraConnectionError) as caught:
+        client.get_technique("tech_1")
+
+    assert str(caught.value) == (
+        f"No answer from http://flora.example/api/v1 through the proxy http://…@{proxy} to GET /techniques/tech_1: "
+        "Connection refused. Check the address, the network and the proxy."
+    )
+    assert "hush" not in everything_in(caught.value)
+
+
+def test_a_name_that_no_server_has_is_told_in_the_system_s_words(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    client = make_client("https://flora.example", max_retries=0)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(
+        FloraConnectionError, match=r": Name or service not known\. Check the address, the network and the proxy\.$"
+    ):
+        client.get_technique("tech_1")
