@@ -269,7 +269,9 @@ def _cell(value: str) -> Text:
 
 def _console(stream: Stream) -> Console:
     file: Any = stream
-    console = Console(file=file, highlight=False, markup=False, emoji=False)
+    # NO_COLOR is about colours alone; who sets it wants no bold either.
+    colours: Any = None if os.environ.get("NO_COLOR") else "auto"
+    console = Console(file=file, color_system=colours, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPE_WIDTH
     return console

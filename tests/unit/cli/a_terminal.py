@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -34,6 +34,7 @@ class Terminal:
     :param env: more of the environment.
     :param pipe_out: whether the standard output is a pipe, as in ``flora ... | jq``.
     :param folder: where it runs. Default: here.
+    :param program: what Python runs, with the arguments. Default: the command line.
     """
 
     def __init__(
@@ -43,12 +44,13 @@ class Terminal:
         env: Mapping[str, str] | None = None,
         pipe_out: bool = False,
         folder: Path | None = None,
+        program: Sequence[str] = ("-m", "airflow_provider_flora"),
     ) -> None:
         self._own, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.seen = ""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "airflow_provider_flora", *arguments],
+            [sys.executable, *program, *arguments],
             stdin=theirs,
             stdout=subprocess.PIPE if pipe_out else theirs,
             stderr=theirs,
