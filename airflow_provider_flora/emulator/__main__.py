@@ -18,6 +18,7 @@ from airflow_provider_flora.emulator.server import API_KEY, WEBHOOK_SECRET, Emul
 from airflow_provider_flora.emulator.state.catalogue import TECHNIQUES, Technique
 
 DEFAULT_PORT = 8765
+HIGHEST_PORT = 65535
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,9 +54,9 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="the address to listen on")
-    add("--port", type=int, default=DEFAULT_PORT, help="the port to listen on; 0 takes a free one")
+    add("--port", type=_port, default=DEFAULT_PORT, help="the port to listen on; 0 takes a free one")
     add("--run-seconds", type=float, default=8.0, help="how long a run takes; with 0 it ends at once")
-    add("--upload-port", type=int, default=0, help="the port of the storage host; 0 takes a free one")
+    add("--upload-port", type=_port, default=0, help="the port of the storage host; 0 takes a free one")
     add("--asset-seconds", type=float, default=0.5, help="how long a completed upload is processed")
     add("--upload-seconds", type=float, default=900.0, help="how long a reservation for an upload lasts")
     add("--seed", type=int, default=0, help="decides what varies: durations and pictures")
@@ -81,6 +82,12 @@ def _make_parser() -> argparse.ArgumentParser:
         help="secret of the webhook signatures",
     )
     return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > HIGHEST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 0 to {HIGHEST_PORT}")
+    return int(text)
 
 
 def _greeting(emulator: Emulator) -> str:

@@ -328,7 +328,7 @@ runpy.run_module("airflow_provider_flora", run_name="__main__")
 # --- the emulator -----------------------------------------------------------------------------------------
 
 
-def test_the_emulator_takes_its_own_arguments(run: Run) -> None:
+def test_the_emulator_takes_its_own_arguments() -> None:
     command = subprocess.Popen(
         [*PROGRAM, "emulator", "--port", "0", "--run-seconds", "0"],
         stdout=subprocess.PIPE,
@@ -343,9 +343,14 @@ def test_the_emulator_takes_its_own_arguments(run: Run) -> None:
     finally:
         command.kill()
         command.communicate()
-    ran = run("emulator", "--port", "x")
+
+
+@pytest.mark.parametrize("port", ["x", "99999", "-5", "65536"])
+@pytest.mark.parametrize("option", ["--port", "--upload-port"])
+def test_a_port_that_there_cannot_be_is_named_with_the_range(run: Run, option: str, port: str) -> None:
+    ran = run("emulator", f"{option}={port}")
     assert ran.code == 2
-    assert "argument --port: invalid int value" in ran.err
+    assert f"argument {option}: {port!r} is not a port: give a number from 0 to 65535" in ran.err
 
 
 # --- completion -------------------------------------------------------------------------------------------
