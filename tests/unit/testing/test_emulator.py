@@ -13,6 +13,7 @@ import requests
 from airflow_provider_flora import FloraClient
 from airflow_provider_flora.airflow_compat import BaseHook, Connection
 from airflow_provider_flora.api.errors import FloraSettingsError
+from airflow_provider_flora.cli.main import main
 from airflow_provider_flora.hooks.connection import settings_of
 from airflow_provider_flora.testing import FloraEmulator
 from tests.unit.testing.test_run_dag import TECHNIQUE
@@ -108,3 +109,22 @@ def test_techniques_are_added_from_a_file(flora_emulator: FloraEmulator, tmp_pat
     file.write_text(json.dumps(TECHNIQUE))
     with pytest.raises(ValueError, match=r"techniques\.json is not a JSON list of techniques"):
         flora_emulator.add_techniques(file)
+
+
+def test_all_that_techniques_json_prints_is_accepted(
+    flora_emulator: FloraEmulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slot = {"id": "scene", "type": "text", "name": "Scene", "description": "What is seen.", "a_later_field": 1}
+    own = {**TECHNIQUE, "technique_id": "tech_own", "slug": None, "inputs": [slot], "a_later_field": {}}
+    flora_emulator.add_technique(own)
+    assert main(["techniques", "--json"]) == 0
+    printed = capsys.readouterr().out
+    file = tmp_path / "techniques.json"
+    file.write_text(printed)
+    flora_emulator.reset()
+    flora_emulator.add_techniques(file)
+    for technique in json.loads(printed):
+        flora_emulator.add_technique(technique)
+    assert main(["techniques", "--json"]) == 0
+    assert sorted(json.loads(capsys.readouterr().out), key=str) == sorted(json.loads(printed), key=str)
+    assert "tech_own" in printed
