@@ -171,7 +171,7 @@ def test_a_path_without_a_dag_is_a_mistake_that_names_it(
 ) -> None:
     path = tmp_path / name
     if path.suffix:
-        path.write_text("airflow,dag\n")
+        path.write_text("[]\n")
     else:
         path.mkdir()
     if name == "helpers":
