@@ -356,8 +356,13 @@ def test_a_port_that_there_cannot_be_is_named_with_the_range(run: Run, option: s
 # --- completion -------------------------------------------------------------------------------------------
 
 
-def test_a_shell_completes_commands_and_options(flora_key: Emulator, tmp_path: Path) -> None:
-    """As argcomplete's own script for bash asks: first whether the program can be asked, then the program."""
+@pytest.mark.parametrize(
+    ("shell", "answered"), [("bash", "--technique"), ("zsh", "--technique:the run's technique")]
+)
+def test_a_shell_completes_commands_and_options(
+    flora_key: Emulator, tmp_path: Path, shell: str, answered: str
+) -> None:
+    """As argcomplete's own script asks: first whether the program can be asked, then the program."""
     marked = [sys.executable, "-m", "argcomplete._check_module", "airflow_provider_flora"]
     assert subprocess.run(marked, cwd=REPOSITORY, timeout=60, check=False).returncode == 0
     line = "python -m airflow_provider_flora run --t"
@@ -370,10 +375,22 @@ def test_a_shell_completes_commands_and_options(flora_key: Emulator, tmp_path: P
         env={
             **os.environ,
             "_ARGCOMPLETE": "3",
+            "_ARGCOMPLETE_SHELL": shell,
+            "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
             "_ARGCOMPLETE_IFS": "\n",
             "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
             "COMP_LINE": line,
             "COMP_POINT": str(len(line)),
         },
     )
-    assert answer.read_text().split() == ["--technique"]
+    (completion,) = answer.read_text().splitlines()
+    assert completion.startswith(answered)
+    assert (completion == answered) == (shell == "bash"), "zsh shows the help beside it"
+
+
+def test_the_documented_line_registers_the_completion_in_both_shells() -> None:
+    script = [sys.executable, "-m", "argcomplete.scripts.activate_global_python_argcomplete", "--dest=-"]
+    printed = subprocess.run(script, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "complete -o default -o bashdefault -D -F _python_argcomplete_global\n" in printed
+    assert "compdef _python_argcomplete_global -default-\n" in printed
+    assert "argcomplete._check_module" in printed, "it completes python -m"
