@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Slot, Technique
     from airflow_provider_flora.api.settings import ClientSettings
 
-# In the public domain, and served by MDN's documentation.
+# In the public domain, and at the address at which MDN keeps the media of its pages.
 _SAMPLES = {
-    "imageUrl": "https://interactive-examples.mdn.mozilla.net/media/cc0-images/grapefruit-slice-332-332.jpg",
-    "videoUrl": "https://interactive-examples.mdn.mozilla.net/media/cc0-videos/flower.mp4",
+    "imageUrl": "https://mdn.github.io/shared-assets/images/examples/grapefruit-slice.jpg",
+    "videoUrl": "https://mdn.github.io/shared-assets/videos/flower.mp4",
 }
 _EMULATORS_SAMPLES = {"imageUrl": "/media/samples/lamp.png", "videoUrl": "/media/samples/clip.mp4"}
 _TEXTS = {"language": "Portuguese", "light": "golden hour", "script": "A paper boat sails across a puddle."}
