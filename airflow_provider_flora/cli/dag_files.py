@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_flora.api.models import Slot, Technique
     from airflow_provider_flora.api.settings import ClientSettings
 
-# In the public domain, and at the address at which MDN keeps the media of its pages.
+# At the address at which MDN keeps the media of its pages.
 _SAMPLES = {
     "imageUrl": "https://mdn.github.io/shared-assets/images/examples/grapefruit-slice.jpg",
     "videoUrl": "https://mdn.github.io/shared-assets/videos/flower.mp4",
