@@ -16,6 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleDimensions
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -148,14 +149,18 @@ class Terminal:
         for rows in pages:
             shown = [[plain(cell) for cell in row] for row in rows]
             widths = self._widths(columns, shown, widths)
-            table = Table(box=None, padding=(0, _BETWEEN, 0, 0), show_header=count == 0, pad_edge=False)
-            for name, width in zip(columns, widths, strict=True):
+            between = [_BETWEEN] * (len(columns) - 1) + [0]
+            # Versions of rich differ in the width of a padded last column.
+            table = Table(box=None, padding=0, show_header=count == 0)
+            for name, width, blanks in zip(columns, widths, between, strict=True):
                 justify: Any = "right" if name.startswith(">") else "left"
-                table.add_column(name.lstrip(">"), width=width, overflow="fold", justify=justify)
+                heading = Padding(name.lstrip(">"), (0, blanks, 0, 0))
+                table.add_column(heading, width=width + blanks, overflow="fold", justify=justify)
             for row in shown:
-                table.add_row(*map(_cell, row))
+                cells = zip(row, between, strict=True)
+                table.add_row(*(Padding(_cell(cell), (0, blanks, 0, 0)) for cell, blanks in cells))
             if rows or count == 0:
-                self._print(table, max(self.out.width, sum(widths) + _BETWEEN * len(widths)))
+                self._print(table, max(self.out.width, sum(widths) + sum(between)))
             count += len(rows)
         return count
 
