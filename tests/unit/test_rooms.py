@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"airflow_compat", "api", "task", "version"},
     "runs": {"airflow_compat", "api", "metrics", "task"},
     "batch": {"airflow_compat", "api", "files", "metrics", "runs", "task"},
-    "hooks": {"airflow_compat", "api", "files", "get_provider_info", "metrics", "task"},
+    "hooks": {"airflow_compat", "api", "files", "get_provider_info", "metrics", "runs", "task"},
     "lineage": {"airflow_compat", "api", "files", "runs", "version"},
     "links": {"airflow_compat", "api"},
     "notifications": {"airflow_compat", "api", "runs"},
