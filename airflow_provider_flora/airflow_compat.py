@@ -509,6 +509,11 @@ def expand_value_of(mapped: Any) -> Any:
     return (get() if get else mapped._expand_input).value
 
 
+def operator_class_of(task: Any) -> type:
+    """Return the class of a task's operator, also if the task is mapped."""
+    return getattr(task, "operator_class", type(task))
+
+
 def name_in_group(value: Any) -> str | None:
     """Return the name of an argument that a mapped task group gives to its tasks, or ``None`` for other values."""
     return value._key if hasattr(value, "_input") and hasattr(value, "_key") else None

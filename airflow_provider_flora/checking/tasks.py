@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
 
-from airflow_provider_flora.airflow_compat import expand_value_of, unmap
+from airflow_provider_flora.airflow_compat import expand_value_of, operator_class_of, unmap
 from airflow_provider_flora.checking.dags import line_of, shown
 from airflow_provider_flora.checking.known import has_reference, is_reference, source_of
 from airflow_provider_flora.checking.report import Place
@@ -59,7 +59,7 @@ class FloraTask:
 def find_tasks(dag: Any) -> Iterator[tuple[Place, Any]]:
     """Find the Flora tasks of a DAG, in its order, as Airflow has them."""
     for task in dag.tasks:
-        if issubclass(task.operator_class if _is_mapped(task) else type(task), FLORA_OPERATORS):
+        if issubclass(operator_class_of(task), FLORA_OPERATORS):
             place = Place(
                 file=shown(dag.fileloc),
                 line=line_of(dag.fileloc, task.task_id),

@@ -82,7 +82,8 @@ def read_started(session: Session, since: datetime) -> Started:
 
     :raises FloraError: the records lie in a store that only workers reach.
     """
-    found, handed_over = Started(), set()
+    found = Started()
+    handed_over: set[str | None] = set()
     instances = _read_instances(session, since)
     recorded = set()
     for task, instance in _instances_with_records(session, since, instances):
@@ -94,14 +95,16 @@ def read_started(session: Session, since: datetime) -> Started:
         elif (record := read_record(session, task)) is not None:
             found.known.update(record.known_runs)
             found.undelivered += _left_by(task, instance, record)
-            handed_over |= {record.run_id} if record.delivered else set()
+            if record.delivered:
+                handed_over.add(record.run_id)
             if record.was_sent and not record.delivered and _is_over(instance):
                 found.undelivered.append(_of_record(task, instance, record))
     for task, instance in instances.items():
         run_id = as_text(instance.xcoms.get("run_id"))
         if run_id:
             found.known.add(run_id)
-            handed_over |= {run_id} if "return_value" in instance.xcoms else set()
+            if "return_value" in instance.xcoms:
+                handed_over.add(run_id)
             if task not in recorded and instance.operator != _ONLY_WAITS and _is_over(instance):
                 technique = technique_in(as_text(instance.xcoms.get(TECHNIQUE_URL_KEY)))
                 found.undelivered.append(Undelivered(task, instance.state, run_id, technique))

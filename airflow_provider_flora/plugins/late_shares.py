@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_flora.airflow_compat import hookimpl
+from airflow_provider_flora.airflow_compat import hookimpl, operator_class_of
 
 
 @hookimpl
@@ -18,7 +18,7 @@ def on_task_instance_failed(task_instance: Any) -> None:
     if type(task_instance).__name__ != "RuntimeTaskInstance":
         return
     task = task_instance.task
-    if getattr(getattr(task, "operator_class", type(task)), "starts_runs", False):
+    if getattr(operator_class_of(task), "starts_runs", False):
         from airflow_provider_flora.runs.dag_run_budget import Share
 
         Share.begin_late(task_instance.get_template_context(), task.log)

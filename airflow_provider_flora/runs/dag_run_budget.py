@@ -40,7 +40,12 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
-from airflow_provider_flora.airflow_compat import AirflowSkipException, expand_value_of, states_of_tasks
+from airflow_provider_flora.airflow_compat import (
+    AirflowSkipException,
+    expand_value_of,
+    operator_class_of,
+    states_of_tasks,
+)
 from airflow_provider_flora.api.errors import (
     FloraBudgetError,
     FloraError,
@@ -144,7 +149,7 @@ def find_spenders(dag: Any) -> tuple[list[str], bool]:
     """Return the ids of a DAG's tasks that start runs, in its order, and whether one of them has a limit."""
     found, has_limit = [], False
     for task in () if dag is None else dag.task_dict.values():
-        if getattr(getattr(task, "operator_class", type(task)), "starts_runs", False):
+        if getattr(operator_class_of(task), "starts_runs", False):
             found.append(task.task_id)
             has_limit = has_limit or _has_limit(task)
     return found, has_limit
