@@ -145,6 +145,7 @@ def _find(task: tuple[Breakage, int, int]) -> tuple[str, bool]:
     from . import breakages, history
 
     breakage, seed, count = task
+    seed += breakage.skip
     breakages.apply(breakage)
     play = _prepare(of_batches=breakage.of_batches)
     gc.disable()
