@@ -39,7 +39,7 @@ class Breakage:
     """One line of a module, as it is and as it is broken.
 
     :param promises: one of these has to be found broken.
-    :param skip: histories to pass over, of a breakage that few find: looking for it from the first one on takes minutes.
+    :param skip: histories to pass over, where few find the breakage: minutes are saved.
     """
 
     name: str

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from tests.unit.forks import CONTEXT
 from tests.unit.operators.fake_task import FakeStore, TaskLife
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [__name__, "airflow_provider_flora.batch.batch", "airflow_provider_flora.operators.batch"]
-)
 
 
 class FileStore(FakeStore):
@@ -58,7 +53,7 @@ class KilledLife:
         :param kill_after: seconds after which its process is killed.
         """
         self.tries += 1
-        process = _CONTEXT.Process(target=_attempt, args=(self,), daemon=True)
+        process = CONTEXT.Process(target=_attempt, args=(self,), daemon=True)
         process.start()
         process.join(60 if kill_after is None else kill_after)
         if kill_after is None:

@@ -1,4 +1,7 @@
-"""The command ``check``: what it prints, its exit codes, and what the process that runs DAG files cannot do."""
+"""The command ``check``: what it prints, its exit codes, and what the process that runs DAG files cannot do.
+
+That process is forked for most tests, which saves each of them the seconds in which Airflow is loaded.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 
+from airflow_provider_flora.checking import process
 from airflow_provider_flora.checking.report import Finding, Place, Report
 from airflow_provider_flora.cli.check import print_report
 from airflow_provider_flora.cli.main import main
 from airflow_provider_flora.cli.terminal import Terminal
 from airflow_provider_flora.emulator import Emulator
 from tests.unit.checking.expectations import RIGHT_DAGS, WRONG_DAGS
+from tests.unit.forks import run_python
 
 DAG_FILE = """
 from airflow_provider_flora.operators.flora import FloraRunTechniqueOperator
@@ -43,7 +49,14 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+def run(run_apart: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Runs a command, and what is in another process in a fork."""
+    monkeypatch.setattr(process, "subprocess", SimpleNamespace(run=run_python, STDOUT=subprocess.STDOUT))
+    return run_apart
+
+
+@pytest.fixture
+def run_apart(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Runs a command."""
 
     def run_command(*arguments: object) -> Ran:
@@ -81,10 +94,10 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_mistakes_come_first_with_file_and_line_then_what_a_dag_run_costs(
-    run: Callable[..., Ran], key: Emulator, monkeypatch: pytest.MonkeyPatch
+    run_apart: Callable[..., Ran], key: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(WRONG_DAGS)
-    ran = run("check", "unknown_input.py", RIGHT_DAGS / "files.py")
+    ran = run_apart("check", "unknown_input.py", RIGHT_DAGS / "files.py")
     line = 1 + (WRONG_DAGS / "unknown_input.py").read_text().splitlines().index('        task_id="relight",')
     assert ran.code == 1
     assert ran.out.splitlines()[:7] == [
@@ -279,7 +292,7 @@ def test_a_connection_of_the_command_is_used_and_must_be_there(
 
 
 def test_nothing_of_the_users_airflow_is_touched_and_no_example_of_airflows_is_loaded(
-    run: Callable[..., Ran],
+    run_apart: Callable[..., Ran],
     key: Emulator,
     write: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -303,7 +316,7 @@ except ImportError as error:  # Airflow 3.0 looks for it in a task's process onl
     write(code=look)
     write("other.py", dag_id="other")
     (tmp_path / "dags" / ".airflowignore").write_text("other.py\n")
-    ran = run("check", tmp_path / "dags", "--json")
+    ran = run_apart("check", tmp_path / "dags", "--json")
     report = json.loads(ran.out)
     assert (report["mistakes"], report["dags"], ran.code) == ([], 1, 0)
     assert (database.exists(), home.exists()) == (False, False)
