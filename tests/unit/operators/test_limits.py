@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from airflow_provider_flora.runs import catchups, limits, shared_files
 from airflow_provider_flora.runs.catchups import CatchupRuns
 from airflow_provider_flora.task.attempt import Attempt
 from airflow_provider_flora.task.catchup import MEANT_TAG, catchup_of
+from tests.unit.forks import CONTEXT
 from tests.unit.operators.fake_task import HAS_STATE_STORE, TaskLife
 from tests.unit.operators.still import MODES, batch_of, life_of, posts_to, still
 
@@ -492,7 +492,7 @@ def count_in_process(folder: Path, numbers: list[int], start: float) -> int:
 
 def test_tasks_of_a_machine_count_together_to_the_last_one(kept_techniques: Path) -> None:
     tasks = 4
-    with multiprocessing.get_context("spawn").Pool(tasks) as pool:
+    with CONTEXT.Pool(tasks) as pool:
         work = [(kept_techniques, list(range(one, 40, tasks)), time.time() + 3.0) for one in range(tasks)]
         assert sum(pool.starmap(count_in_process, work)) == 10
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from airflow_provider_flora.runs import daily_cost, shared_files
 from airflow_provider_flora.runs.daily_cost import DAY, DailyCost, Reading
 from airflow_provider_flora.runs.techniques import RecentTechnique
 from tests.unit.flora_key import API_KEY
+from tests.unit.forks import CONTEXT
 
 STILL = "editorial-still"
 PRICE = 0.09
@@ -165,7 +165,7 @@ def test_tasks_that_start_together_read_it_once(make_flora: Callable[..., Emulat
     flora.seed_runs(5)
     flora.order_fault("slow_list", seconds=0.5, times=None)
     tasks = 8
-    with multiprocessing.get_context("spawn").Pool(tasks) as pool:
+    with CONTEXT.Pool(tasks) as pool:
         work = [(flora.base_url, kept_techniques, time.time() + 3.0)] * tasks
         assert pool.starmap(read_in_process, work) == [pytest.approx(5 * PRICE)] * tasks
     assert lists_of(flora) == 1
