@@ -600,8 +600,9 @@ class LocalAirflow:
         self.api("POST", f"/dags/{dag_id}/clearTaskInstances", body=body)
 
     def question(self, dag_id: str, run_id: str, task_id: str, timeout: float = 120) -> Any:
-        """Wait until a task asks a person, and return what it asks."""
-        self.wait_for_task_state(dag_id, run_id, task_id, *ASKING, timeout=timeout)
+        """Wait until a task asks a person and may be answered, and return what it asks."""
+        task = self.wait_for_task_state(dag_id, run_id, task_id, *ASKING, timeout=timeout)
+        self._wait_for_end_of_process(run_id, task)
         return self.api("GET", _question_path(dag_id, run_id, task_id))
 
     def answer(
@@ -631,7 +632,7 @@ class LocalAirflow:
         attempt = f"'{re.escape(task.task_id)}', run_id='{re.escape(run_id)}', try_number={task.try_number},"
         seen = f"Received executor event .*{attempt}"
         what = f"the scheduler to know that {task.task_id} waits"
-        self.wait_until(lambda: re.search(seen, self.process_log("scheduler")), 30, what)
+        self.wait_until(lambda: re.search(seen, self.process_log("scheduler")), 60, what)
 
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, try_number: int | None = None, map_index: int = -1

