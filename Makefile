@@ -50,7 +50,7 @@ demo: $(VENV)/.ready  ## Run a technique from a DAG on a real Airflow and show w
 LOG = build/$@.log
 define beside
 	@mkdir -p build
-	@nice -n 15 $(1) > $(LOG) 2>&1 & first=$$!; trap 'kill $$first' INT TERM; \
+	@nice -n 5 $(1) > $(LOG) 2>&1 & first=$$!; trap 'kill $$first' INT TERM; \
 	$(2); second=$$?; wait $$first; first=$$?; cat $(LOG); exit $$((first + second))
 endef
 AND_ALL = $(MAKE) --no-print-directory --keep-going

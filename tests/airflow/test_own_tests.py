@@ -40,7 +40,7 @@ def test_a_dag_of_the_test_itself(run_dag, monkeypatch):
 
 def test_a_dag_of_a_module_that_hangs(run_dag):
     with pytest.raises(DagRunTimeoutError) as error:
-        run_dag(stuck, timeout=4)
+        run_dag(stuck, timeout=15)
     assert "  quick: success" in str(error.value)
     assert "  hang: running" in str(error.value)
     assert "| hanging" in str(error.value)

@@ -149,8 +149,8 @@ async def test_a_run_that_a_lagging_history_does_not_show_is_found_anyway() -> N
 
 
 async def test_a_history_that_lags_a_little_is_given_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "HISTORY_LAG", 1.0)
-    with Flora(run_seconds=30.0, list_lag=0.8) as flora:
+    monkeypatch.setattr(watching, "HISTORY_LAG", 20.0)
+    with Flora(run_seconds=60.0, list_lag=0.8) as flora:
         run_ids = flora.start_runs(100)
         flora.mark()
         async with Waits(flora) as waits:

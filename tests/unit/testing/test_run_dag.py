@@ -110,7 +110,7 @@ def test_a_dag_run_shows_what_became_of_each_task_and_what_it_cost(
 def test_what_a_task_has_started_ends_with_it_in_a_session_of_its_own_too(run_dag: RunDag, tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(HANGS)
     with pytest.raises(DagRunTimeoutError) as raised:
-        run_dag(tmp_path / "hangs.py", timeout=6)
+        run_dag(tmp_path / "hangs.py", timeout=30)
     [pid] = re.findall(r"started (\d+)\.$", str(raised.value).partition("The end of the log")[0], re.MULTILINE)
     state = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True, check=False).stdout
     assert state == "" or state.startswith("Z")  # ended, read or not
