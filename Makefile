@@ -85,7 +85,7 @@ test-slow: $(VENV)/.ready
 # task states: what tests that says so and is skipped.
 test-2-11: $(if $(PYTHON_2_11),$(VENV_2_11)/.ready)
 	$(if $(PYTHON_2_11),env -u FLORA_TESTS_LEAVE_NOTHING_OUT $(VENV_2_11)/bin/python -m pytest --quiet \
-		-n 4 $(IN_PARALLEL) tests/unit/files tests/unit/lineage tests/unit/batch tests/unit/test_dags_and_provider.py,\
+		-n 2 $(IN_PARALLEL) tests/unit/files tests/unit/lineage tests/unit/batch tests/unit/test_dags_and_provider.py,\
 		@echo "No Python 3.10 to 3.12 is here: the tests on Airflow 2.11 are left out")
 
 simulate: $(VENV)/.ready  ## Play histories of tasks in a modelled world: SEED=1 COUNT=20000 JOBS=2
@@ -131,7 +131,7 @@ $(SETS:%=try-%): try-%: .venv-%/.wheel
 # What is not there on an older Airflow is skipped by unit tests that say so.
 $(SETS:%=try-units-%): try-units-%: .venv-%/.wheel
 	env -u FLORA_TESTS_LEAVE_NOTHING_OUT .venv-$*/bin/pytest --quiet \
-		-n 4 $(BY_FILE) --import-mode=append tests/unit --ignore=tests/unit/api --ignore=tests/unit/files
+		-n 2 $(BY_FILE) --import-mode=append tests/unit --ignore=tests/unit/api --ignore=tests/unit/files
 
 faults: $(VENV)/.ready  ## Kill and break everything, and write what came of it to the docs (an hour)
 	FLORA_FAULTS=all $(BIN)/python -m pytest --tb=line $(ARGS) tests/faults

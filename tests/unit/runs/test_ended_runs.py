@@ -113,7 +113,7 @@ async def watching(flora: Flora, store: Store | None = None, **given: Any) -> As
 def test_runs_that_end_are_told_of_once_with_outputs_and_cost(flora: Flora) -> None:
     async def scene() -> None:
         flora.seed_runs(120)
-        flora.order_fault("slow_run", seconds=1)
+        flora.order_fault("slow_run", seconds=5)
         [late] = flora.start_runs(1)
         async with watching(flora, Store()) as watched:
             runs = flora.start_runs(3)
