@@ -149,12 +149,12 @@ async def test_a_run_that_a_lagging_history_does_not_show_is_found_anyway() -> N
 
 
 async def test_a_history_that_lags_a_little_is_given_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "HISTORY_LAG", 20.0)
-    with Flora(run_seconds=60.0, list_lag=0.8) as flora:
-        run_ids = flora.start_runs(100)
+    monkeypatch.setattr(watching, "HISTORY_LAG", 20.0)  # so that it is read again after one interval
+    with Flora(list_lag=1.9) as flora:
+        run_ids = flora.running(100)  # all at one moment: of a few that are not shown yet, each would be polled
         flora.mark()
         async with Waits(flora) as waits:
-            waits.add(run_ids, interval=1.0)
+            waits.add(run_ids, interval=2.0)
             await waits.all_seen(100)
             assert flora.requests_since()[POLLS] == 0
 
