@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from airflow_provider_flora.airflow_compat import airflow_is_at_least
 from airflow_provider_flora.emulator import Emulator
@@ -20,6 +21,10 @@ from tests.statsd_receiver import StatsdReceiver
 from tests.unit import airflow_home  # noqa: F401
 from tests.unit.airflow_tables import TABLES, Instances
 from tests.unit.flora_key import API_KEY
+
+# A busy machine must not make a property fail, nor a property make the machine busy.
+settings.register_profile("unit", deadline=None, max_examples=50)
+settings.load_profile("unit")
 
 _numbers = itertools.count()
 
@@ -81,7 +86,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             "conn_type": "flora",
             "host": emulator.base_url,
             "password": password or emulator.api_key,
-            "extra": {"timeout": 5, "max_retries": 0, **extra},
+            "extra": {"timeout": 30, "max_retries": 0, **extra},
         }
         monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
 
@@ -189,7 +194,8 @@ def _tables(tmp_path_factory: pytest.TempPathFactory) -> Any:
     models.import_all_models()
     if not airflow_is_at_least(3, 0):  # whose notes refer to its users
         import_module("airflow.providers.fab.auth_manager.models")
-    engine = create_engine(f"sqlite:///{tmp_path_factory.mktemp('tables') / 'airflow.db'}")
+    path = tmp_path_factory.mktemp("tables") / "airflow.db"
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 60})
     Base.metadata.create_all(engine)
     return engine
 

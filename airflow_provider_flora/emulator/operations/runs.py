@@ -114,8 +114,9 @@ class RunOperations:
         self._webhooks.watch(run)
         if key_after:
             await asyncio.sleep(key_after)
-        # A run that was just started carries a quote, even when it has already ended.
-        answer = {**self._as_json(run, request), "charged_cost": technique.run_cost}
+        # The answer shows the run as it began, and carries a quote, even when the run has ended at once.
+        begun = run.as_json(run.created_at, f"http://{request.host}", self.cost_lag)
+        answer = {**begun, "charged_cost": technique.run_cost}
         if start.idempotency_key:
             self._keys.record(start.idempotency_key, body, answer)
         return Started(answer, stream=run if start.mode == "stream" else None)

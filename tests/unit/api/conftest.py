@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import tenacity
-from hypothesis import settings
 
 from airflow_provider_flora.api import aio, calls
 from airflow_provider_flora.api import client as sync
@@ -20,10 +19,6 @@ from airflow_provider_flora.api.client import FloraClient
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.emulator import Emulator
 from tests.unit.api.both_clients import KEY, FakeTime, MakeClient, OnALoopOfItsOwn
-
-# A busy machine must not make a property fail, nor a property make the machine busy.
-settings.register_profile("unit", deadline=None, max_examples=50)
-settings.load_profile("unit")
 
 
 @pytest.fixture(params=["sync", "async"])

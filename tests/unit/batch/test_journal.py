@@ -39,16 +39,16 @@ def test_starts_that_wait_for_a_write_share_the_next_one() -> None:
         for number in range(5)
     ]
     threads[0].start()
-    assert store.began.acquire(timeout=5)
+    assert store.began.acquire(timeout=60)
     for thread in threads[1:]:
         thread.start()
     while sum(len(page) for page in journal._pages) < 5:
         pass
     store.may_end.release()
-    assert store.began.acquire(timeout=5)
+    assert store.began.acquire(timeout=60)
     store.may_end.release()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
     assert [sorted(page) for page in store.writes[before:]] == [["row-0"], [f"row-{number}" for number in range(5)]]
 
@@ -85,10 +85,10 @@ def test_an_attempt_that_is_over_starts_nothing() -> None:
 
     thread = threading.Thread(target=start)
     thread.start()
-    assert store.began.acquire(timeout=5)
+    assert store.began.acquire(timeout=60)
     journal.close()
     store.may_end.release()
-    thread.join(5)
+    thread.join(60)
     assert raised
     with pytest.raises(FloraNotStoredError, match="over"):
         journal.put("row-1", {}, now=True)

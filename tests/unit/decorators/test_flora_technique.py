@@ -259,11 +259,12 @@ def test_a_function_that_raises_starts_nothing_and_is_called_again_by_a_retry(fl
 
 def timed_out(flora: Emulator, returned: Callable[[int], Any], **given: Any) -> TaskLife:
     """A task whose first attempt has timed out. Its run goes on, and completes soon."""
-    flora.order_fault("slow_run", seconds=0.6)
+    flora.order_fault("status", status=503, operation="getTechniqueRun", times=None)
     life = life_of(decorated(Cups(returned).function(), timeout=0.2, **given))
     with pytest.raises(FloraRunTimeoutError):
         life.run()
-    life.operator.timeout = 20
+    flora.clear_faults()
+    life.operator.timeout = 60
     return life
 
 

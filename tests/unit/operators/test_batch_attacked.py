@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -154,7 +156,7 @@ def flora(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         "conn_type": "flora",
         "host": f"{stand_in.origin}/api/v1",
         "password": API_KEY,
-        "extra": {"timeout": 5, "max_retries": 0},
+        "extra": {"timeout": 30, "max_retries": 0},
     }
     monkeypatch.setenv("AIRFLOW_CONN_FLORA_DEFAULT", json.dumps(connection))
     monkeypatch.setattr(running, "TICK", 0.02)
@@ -213,8 +215,16 @@ def test_a_deferral_does_not_forget_what_is_only_to_be_downloaded_again(
     for file in (tmp_path / "files").iterdir():
         file.unlink()
     for run in flora.runs:  # they are not over at the first poll, so that the task defers
-        run["seconds"] = time.time() - run["created"] + 2
+        run["seconds"] = math.inf
     life = batch(table("a", "b"), **given, poll_interval=0.5)
+    in_triggerer = life.wait_in_triggerer
+
+    def wait(deferred: Any) -> dict[str, Any]:
+        for run in flora.runs:
+            run["seconds"] = 0.0
+        return in_triggerer(deferred)
+
+    monkeypatch.setattr(life, "wait_in_triggerer", wait)
     assert life.run()["completed"] == 2
     assert life.events
     assert flora.prompts() == ["a a", "a b"]
@@ -287,7 +297,7 @@ def test_a_run_that_flora_names_for_two_rows_is_that_of_the_first(
 ) -> None:
     flora.seconds = 0.3
     flora.on_run = lambda run: run.update(run_id="run_0") if run["number"] == 1 else None
-    life = batch(table("a", "b", "c"), timeout=5)
+    life = batch(table("a", "b", "c"), timeout=60)
     for _ in range(2):
         with pytest.raises(FloraBatchError, match="row 'b': run_0 is that of row 'a'"):
             life.run()
@@ -313,14 +323,19 @@ def test_a_manifest_may_lack_fields(
 
 
 def test_the_next_night_waits_for_what_the_last_one_left_active(
-    flora: StandIn, batch: Callable[..., TaskLife]
+    flora: StandIn, batch: Callable[..., TaskLife], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flora.seconds = 1.0
-    with pytest.raises(FloraBatchError, match="were not over"):
-        batch(table("a", "b"), timeout=0.5).run()
-    active = flora.prompts()
+    flora.seconds = math.inf
+
+    def late_once_both_are_active() -> float:
+        return time.time() + 60 * (len(flora.runs) == 2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "time", SimpleNamespace(monotonic=time.monotonic, time=late_once_both_are_active))
+        with pytest.raises(FloraBatchError, match="were not over"):
+            batch(table("a", "b"), timeout=30).run()
+    flora.seconds = 0.0
     assert batch(table("a", "b")).run()["completed"] == 2
-    assert active
     assert sorted(flora.prompts()) == ["a a", "a b"]
 
 

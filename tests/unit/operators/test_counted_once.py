@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_flora.api import waiting
 from airflow_provider_flora.api.errors import FloraError, FloraRunFailedError, FloraRunTimeoutError
 from airflow_provider_flora.batch import running
 from airflow_provider_flora.emulator import Emulator
@@ -126,10 +127,11 @@ def test_a_run_that_failed_while_its_task_was_dead_is_counted_by_the_attempt_tha
 def test_a_retry_that_takes_up_a_run_does_not_count_its_start_again(
     flora: Emulator, statsd: StatsdReceiver
 ) -> None:
-    flora.order_fault("slow_run", seconds=1)
+    flora.order_fault("status", status=503, operation="getTechniqueRun", times=None)
     life = life_of(still(timeout=0.2))
     with pytest.raises(FloraRunTimeoutError):
         life.run()
+    flora.clear_faults()
     assert counts(statsd) == {STARTED: 1}
     life.operator.timeout = 60
     life.run()
@@ -139,11 +141,13 @@ def test_a_retry_that_takes_up_a_run_does_not_count_its_start_again(
 def test_without_a_record_a_retry_that_finds_a_run_does_not_count_its_start_again(
     connect: Callable[..., None], statsd: StatsdReceiver
 ) -> None:
-    with Emulator(run_seconds=1, cost_lag=0, idempotency="docs") as flora:
+    with Emulator(run_seconds=0.05, cost_lag=0, idempotency="docs") as flora:
         connect(flora)
+        flora.order_fault("status", status=503, operation="getTechniqueRun", times=None)
         life = life_of(still(timeout=0.2), store=None)
         with pytest.raises(FloraRunTimeoutError):
             life.run()
+        flora.clear_faults()
         assert counts(statsd) == {STARTED: 1}
         life.operator.timeout = 60
         life.run()
@@ -327,8 +331,12 @@ def test_what_a_killed_batch_has_not_stored_is_counted_by_the_next_attempt(
 
 
 def test_a_charge_that_is_late_is_counted_once(
-    connect: Callable[..., None], batch: Callable[..., TaskLife], statsd: StatsdReceiver
+    connect: Callable[..., None],
+    batch: Callable[..., TaskLife],
+    statsd: StatsdReceiver,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(waiting, "COST_GRACE", 60.0)
     with Emulator(run_seconds=0.05, cost_lag=1.0) as flora:
         connect(flora)
         batch().run()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -457,9 +459,15 @@ def test_a_batch_that_was_refused_and_waits_for_its_runs_says_so_when_it_resumes
 ) -> None:
     flora.order_fault("slow_run", seconds=9, times=2)
     given = {"max_active_runs": 2, "on_budget": on_budget}
-    task = batch(4, max_dag_run_cost=4 * PRICE, timeout=3.0, **given)
-    with pytest.raises(FloraError, match="were not over"):
-        task.run()
+    task = batch(4, max_dag_run_cost=4 * PRICE, timeout=30.0, **given)
+
+    def late_once_two_are_active() -> float:
+        return time.time() + 60 * (posts_to(flora) == 2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "time", SimpleNamespace(monotonic=time.monotonic, time=late_once_two_are_active))
+        with pytest.raises(FloraError, match="were not over"):
+            task.run()
     monkeypatch.setattr(running, "IDLE_SECONDS", 0.0)
     task.operator.deferrable, task.operator.timeout = True, 60.0
     task.operator.max_dag_run_cost = 2 * PRICE
@@ -472,8 +480,6 @@ def test_a_batch_that_was_refused_and_waits_for_its_runs_says_so_when_it_resumes
 
 
 def test_a_price_that_rises_while_a_batch_runs_does_not_exceed_what_it_was_granted() -> None:
-    from types import SimpleNamespace
-
     from airflow_provider_flora.batch.money import Budget
 
     budget, technique = Budget("still", None, None), SimpleNamespace(run_cost=0.1)

@@ -153,7 +153,10 @@ def test_an_unknown_cost_is_none_and_never_the_quote(
 
 
 @MODES
-def test_a_late_cost_is_waited_for(connect: Callable[..., None], deferrable: bool) -> None:
+def test_a_late_cost_is_waited_for(
+    connect: Callable[..., None], deferrable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_flora.api.waiting.COST_GRACE", 60.0)
     with Emulator(run_seconds=0.05, cost_lag=0.4) as flora:
         connect(flora)
         assert life_of(still(deferrable=deferrable)).run()["charged_cost"] == 0.09
@@ -630,5 +633,6 @@ def test_a_person_can_give_a_run_up_and_only_with_a_clear(flora: Emulator) -> No
         life.run()  # a retry is no clear
     assert flora.ledger()["started_runs"] == 1
     life.clear()
+    life.operator.timeout = 60
     assert life.run()["run_id"] == flora.ledger()["runs"][1]["run_id"]
     assert flora.ledger()["started_runs"] == 2

@@ -232,7 +232,7 @@ def poll_once(
 def test_a_rescheduled_sensor_goes_on_while_a_run_has_been_missing_for_a_moment(flora: Emulator) -> None:
     task = sensor("run_of_nobody", mode="reschedule", timeout=86400)
     assert poll_once(task, rescheduled=None) == "rescheduled"
-    assert poll_once(task, rescheduled=170) == "rescheduled"
+    assert poll_once(task, rescheduled=100) == "rescheduled"
 
 
 def test_a_rescheduled_sensor_ends_when_a_run_has_been_missing_for_minutes(flora: Emulator) -> None:
@@ -246,7 +246,7 @@ def test_a_rescheduled_sensor_of_airflow_2_takes_its_start_for_the_first_poll(
     flora: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = sensor("run_of_nobody", mode="reschedule", timeout=86400)
-    assert poll_once(task, rescheduled=None, started=170) == "rescheduled"
+    assert poll_once(task, rescheduled=None, started=100) == "rescheduled"
     with pytest.raises(FloraAPIError, match="404"):
         poll_once(task, rescheduled=None, started=190)
 
@@ -379,6 +379,7 @@ def test_a_soft_sensor_is_skipped_when_the_time_is_over(stalled: str, way: dict[
 def test_a_late_cost_is_waited_for_or_none(
     connect: Callable[..., None], monkeypatch: pytest.MonkeyPatch, way: dict[str, Any]
 ) -> None:
+    monkeypatch.setattr("airflow_provider_flora.api.waiting.COST_GRACE", 60.0)
     with Emulator(run_seconds=0, cost_lag=0.4) as flora:
         connect(flora)
         assert run_of(sensor(start(), **way))[0]["charged_cost"] == 0.09
