@@ -40,7 +40,7 @@ PLACE = Path(os.environ.get("AIRFLOW_HOME") or REPOSITORY / ".airflow") / "demo"
 DAG = "flora_quickstart"
 TASK = "run_technique"
 SAMPLE_TEXT = "A red sneaker on wet asphalt at night"
-EMULATED_RUN_SECONDS = 8
+EMULATED_RUN_SECONDS = 10
 MOST_TECHNIQUES_TO_FETCH = 25
 MOST_BYTES_TO_SAVE = 200 * 1024 * 1024
 

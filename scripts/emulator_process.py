@@ -51,7 +51,7 @@ class EmulatorProcess:
     def __exit__(self, *exc: object) -> None:
         self._end()
 
-    def _wait_until_ready(self, timeout: float = 20) -> None:
+    def _wait_until_ready(self, timeout: float = 60) -> None:
         ends = time.monotonic() + timeout
         with requests.Session() as session:
             session.trust_env = False
@@ -59,7 +59,7 @@ class EmulatorProcess:
                 try:
                     if session.get(f"{self.origin}/_emulator/ledger", timeout=2).ok:
                         return
-                except requests.ConnectionError:
+                except requests.RequestException:
                     time.sleep(0.1)
         raise LocalAirflowError(f"The emulator did not start:\n{tail(self._log)}")
 

@@ -71,6 +71,8 @@ QUICK: Mapping[str, str] = {
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
     "AIRFLOW__API__EXPOSE_STACKTRACE": "True",
+    # SQLite lets one request write at a time, and the others wait. The default of 5 s ends attempts of tasks.
+    "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "120",
     "PYTHONUNBUFFERED": "1",
 }
 
@@ -305,7 +307,7 @@ class LocalAirflow:
             prepare_home(self.home, self.python, self.env, self._database_cache)
         (self.home / "passwords.json").write_text(json.dumps({USER: PASSWORD}))
 
-    def start(self, name: str, *, wait: bool = True, timeout: float = 90) -> None:
+    def start(self, name: str, *, wait: bool = True, timeout: float = 300) -> None:
         """Start one component, and wait until Airflow reports it as healthy."""
         if name in self._components:
             raise LocalAirflowError(f"{name} is already running")
@@ -380,7 +382,7 @@ class LocalAirflow:
         mistake = f"{re.escape(run_id)} .* finished with state success, but the task instance's state attribute is "
         return len(re.findall(mistake, self.process_log("scheduler")))
 
-    def wait_healthy(self, timeout: float = 90) -> None:
+    def wait_healthy(self, timeout: float = 300) -> None:
         """Wait until the API server answers and every running component has reported since its start."""
         since = {
             REPORTS_HEALTH_AS[kind]: datetime.fromtimestamp(component.started, timezone.utc)
@@ -465,7 +467,7 @@ class LocalAirflow:
                 raise NotYetError(f"waited {timeout:.0f} s for {what}" + (f"; last error: {last}" if last else ""))
             time.sleep(every)
 
-    def wait_for_dag(self, dag_id: str, timeout: float = 60) -> None:
+    def wait_for_dag(self, dag_id: str, timeout: float = 300) -> None:
         """Wait until Airflow has read a DAG. An import error of its file ends the wait at once."""
 
         def known() -> bool:
@@ -523,7 +525,7 @@ class LocalAirflow:
         """The state of a run: queued, running, success or failed."""
         return str(self.api("GET", _run_path(dag_id, run_id))["state"])
 
-    def wait_for_dag_run(self, dag_id: str, run_id: str, timeout: float = 120) -> str:
+    def wait_for_dag_run(self, dag_id: str, run_id: str, timeout: float = 600) -> str:
         """Wait for the end of a run; gives `success` or `failed`."""
 
         def finished() -> str | None:
@@ -558,7 +560,7 @@ class LocalAirflow:
         raise LookupError(f"{run_id} has no task instance {task_id}[{map_index}]")
 
     def wait_for_task_state(
-        self, dag_id: str, run_id: str, task_id: str, *states: str, map_index: int = -1, timeout: float = 60
+        self, dag_id: str, run_id: str, task_id: str, *states: str, map_index: int = -1, timeout: float = 300
     ) -> TaskInstance:
         """Wait until a task instance is in one of the states."""
 
@@ -599,7 +601,7 @@ class LocalAirflow:
         }
         self.api("POST", f"/dags/{dag_id}/clearTaskInstances", body=body)
 
-    def question(self, dag_id: str, run_id: str, task_id: str, timeout: float = 120) -> Any:
+    def question(self, dag_id: str, run_id: str, task_id: str, timeout: float = 300) -> Any:
         """Wait until a task asks a person and may be answered, and return what it asks."""
         task = self.wait_for_task_state(dag_id, run_id, task_id, *ASKING, timeout=timeout)
         self._wait_for_end_of_process(run_id, task)
@@ -612,7 +614,7 @@ class LocalAirflow:
         task_id: str,
         options: Sequence[str],
         params: Mapping[str, Any] | None = None,
-        timeout: float = 120,
+        timeout: float = 300,
     ) -> TaskInstance:
         """Answer a task that asks a person, wait for its end, and return it.
 
@@ -625,14 +627,20 @@ class LocalAirflow:
                 return task
             self._wait_for_end_of_process(run_id, task)
             self.api("PATCH", _question_path(dag_id, run_id, task_id), body=body)
-            self.wait_for_task_state(dag_id, run_id, task_id, *ENDED, "up_for_retry", timeout=timeout)
+            self.wait_until(
+                lambda task=task: self._is_past(dag_id, run_id, task), timeout, f"{task_id} to take its answer"
+            )
+
+    def _is_past(self, dag_id: str, run_id: str, attempt: TaskInstance) -> bool:
+        now = self.task_instance(dag_id, run_id, attempt.task_id, attempt.map_index)
+        return now.state in (*ENDED, "up_for_retry") or now.try_number > attempt.try_number
 
     def _wait_for_end_of_process(self, run_id: str, task: TaskInstance) -> None:
         """Wait until the scheduler has seen the end of the process that asked. An answer before may be lost."""
         attempt = f"'{re.escape(task.task_id)}', run_id='{re.escape(run_id)}', try_number={task.try_number},"
         seen = f"Received executor event .*{attempt}"
         what = f"the scheduler to know that {task.task_id} waits"
-        self.wait_until(lambda: re.search(seen, self.process_log("scheduler")), 60, what)
+        self.wait_until(lambda: re.search(seen, self.process_log("scheduler")), 300, what)
 
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, try_number: int | None = None, map_index: int = -1
@@ -668,7 +676,7 @@ def dags_test(
     env: Mapping[str, str] | None = None,
     connections: Mapping[str, Mapping[str, Any]] | None = None,
     database_cache: Path | None = None,
-    timeout: float = 300,
+    timeout: float = 900,
 ) -> tuple[list[TestedRun], str]:
     """Run DAGs on Airflow 2, one after the other: tasks and triggers in one process, without a scheduler.
 

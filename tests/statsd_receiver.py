@@ -41,6 +41,7 @@ class StatsdReceiver:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)  # as far as the system allows
         self._socket.bind(("127.0.0.1", 0))
         self._lines: list[str] = []
         self._is_up_to_date = threading.Event()

@@ -59,6 +59,7 @@ def settings(place: Path) -> dict[str, str]:
     return {
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
         "AIRFLOW__OPENLINEAGE__EXECUTION_TIMEOUT": "60",
+        "AIRFLOW__CORE__TASK_SUCCESS_OVERTIME": "120",  # in which the event of a task's end is written
     }
 
 
@@ -114,12 +115,17 @@ def sent(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Sent:
     _emulator.reset()
+    run_seconds, _emulator.run_seconds = _emulator.run_seconds, 0.5  # no task is to defer
     _emulator.order_fault("fail_run", contains=f"{FAILS}.png", times=None, error_code="GENERATION_PROMPT_MODERATED")
     place = tmp_path_factory.mktemp("lineage")
     media = environment["FLORA_MEDIA_BASE"]
     run = {"3": run_on_3, "2.11": run_on_2_11}[request.param]
     asked = runs(place / "storage", media)
-    return Sent(run(place, asked, {**environment, **settings(place)}), place / "storage", _emulator.origin)
+    try:
+        events = run(place, asked, {**environment, **settings(place)})
+    finally:
+        _emulator.run_seconds = run_seconds
+    return Sent(events, place / "storage", _emulator.origin)
 
 
 def test_a_single_task_s_events_name_its_run_and_output(sent: Sent) -> None:

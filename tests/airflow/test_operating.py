@@ -46,6 +46,10 @@ def flora(airflow: LocalAirflow, command: str, run_id: str, *more: str) -> str:
     return airflow.airflow("flora", command, DAG, run_id, TASK, *more)
 
 
+def is_delivered(airflow: LocalAirflow, run_id: str) -> bool:
+    return bool(json.loads(flora(airflow, "task", run_id, "--json"))["record"]["delivered"])
+
+
 @pytest.mark.usefixtures("connection")
 def test_a_run_whose_start_was_not_answered_is_adopted_and_paid_once(
     airflow: LocalAirflow, emulator: Emulator
@@ -63,7 +67,7 @@ def test_a_run_whose_start_was_not_answered_is_adopted_and_paid_once(
     assert airflow.xcom(DAG, run_id, TASK, "run_id") == paid["run_id"]
     [only] = emulator.ledger()["runs"]
     assert only["charged"] == 0.09
-    assert json.loads(flora(airflow, "task", run_id, "--json"))["record"]["delivered"] is True
+    airflow.wait_until(lambda: is_delivered(airflow, run_id), 60, "the note that the result was handed over")
 
 
 @pytest.mark.usefixtures("connection")
@@ -79,6 +83,7 @@ def test_a_start_that_was_not_answered_is_abandoned_and_another_run_is_paid(
     assert airflow.xcom(DAG, run_id, TASK, "run_id") == second["run_id"]
 
     # Nobody has got the first one. No record has its id, so it counts as a run of others.
+    airflow.wait_until(lambda: is_delivered(airflow, run_id), 60, "the note that the result was handed over")
     found = json.loads(airflow.airflow("flora", "undelivered", "--conn-id", DAG, "--since", "1h", "--json"))
     assert found["undelivered"] == []
     assert [run["run_id"] for run in found["others"]] == [paid["run_id"]]

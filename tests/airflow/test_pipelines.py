@@ -364,7 +364,7 @@ def test_the_manifests_start_the_next_dag_on_airflow_3(
 
     let_all_events_count(airflow.home, "asset_dag_run_queue")
     with scheduling(airflow):
-        run_id = airflow.wait_until(started, 60, "the run that the manifests start")
+        run_id = airflow.wait_until(started, 300, "the run that the manifests start")
         assert run_id is not None
         state = airflow.wait_for_dag_run(CONSUMER, run_id)
     assert state == "success", why(airflow, CONSUMER, run_id)
@@ -450,7 +450,7 @@ def schedule(home: Path, env: Mapping[str, str], ran: Ran) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    ends = time.monotonic() + 90
+    ends = time.monotonic() + 300
     state = None
     try:
         while state not in ("success", "failed") and time.monotonic() < ends and process.poll() is None:

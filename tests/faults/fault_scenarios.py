@@ -19,7 +19,7 @@ from tests.faults.fault_running import FINAL, Running, Scenario, Script
 
 FAULTS = os.environ.get("FLORA_FAULTS")
 ALL = FAULTS == "all"
-UNTIL_ALL_WAIT = 160.0 if ALL else 25.0
+UNTIL_ALL_WAIT = 160.0 if ALL else 45.0
 """Seconds that a run takes where tasks must wait until what is to happen has happened: starting 50 takes time."""
 MODES = ("deferrable", "synchronous")
 ACCOUNTS = ("docs", "site")
@@ -298,7 +298,7 @@ def _clears() -> Iterator[Scenario]:
         "11",
         "clear of a failed task whose run completed",
         conf={"timeout": 1},
-        flora={"run_seconds": 60.0 if ALL else 30.0},
+        flora={"run_seconds": 60.0},
         script=clear_failed_whose_run_completed,
         says="Started Adopted",
     )
@@ -406,11 +406,12 @@ def _many(count: int, fault: str, what: str, mode: str, *, patient: bool = False
 
 
 def _files() -> Iterator[Scenario]:
+    long: Mapping[str, Any] = {"connection": {"timeout": 120}}
     for (dag, whose, words), part in zip(UPLOADS, MODES, strict=True):
-        halfway = {**words, **HALFWAY_UP, "hit": "upload"}
+        halfway = {**words, **HALFWAY_UP, **long, "hit": "upload"}
         yield from _both(part, "16", f"killed in the middle of {whose}", dag=dag, **halfway)
         yield from _both(part, "16", f"killed at the end of {whose}", dag=dag, hit="completed", sent=[204], **words)
-    yield from _both("deferrable", "17", "killed in the middle of ten files", hit="download", **TEN_FILES)
+    yield from _both("deferrable", "17", "killed in the middle of ten files", hit="download", **TEN_FILES, **long)
 
 
 def _celery() -> Iterator[Scenario]:

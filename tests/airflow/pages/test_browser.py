@@ -95,6 +95,7 @@ def task_tab(task_id: str, runs: Mapping[str, str], dag_id: str = SEEN) -> str:
 
 def wait_for_pictures(frame: Page | Frame, number: int) -> None:
     """Wait until that many pictures are there with their pixels."""
+    frame.wait_for_load_state()
     for image in frame.locator("main img").all():
         image.scroll_into_view_if_needed()
     pictures = f"[...document.querySelectorAll('main img')].length === {number}"
@@ -135,14 +136,15 @@ def test_a_recording_plays(page: Page, airflow: LocalAirflow, runs: Mapping[str,
 
 
 def test_a_person_watches_a_run(page: Page, airflow: LocalAirflow) -> None:
-    with Emulator(run_seconds=20) as flora:
+    with Emulator(run_seconds=600) as flora:
         connection = {"conn_type": "flora", "host": flora.base_url, "password": flora.api_key}
         airflow.api("POST", "/connections", body={"connection_id": "slow_flora", **connection})
         run_id = airflow.trigger("pages_slow")
         airflow.wait_for_task_state("pages_slow", run_id, "still", "deferred")
         frame = tab(page, airflow, task_tab("still", {"pages_slow": run_id}, "pages_slow"))
         frame.wait_for_selector("text=/Run run_[0-9a-f]+ is running, [0-9]+ %/")
-        frame.wait_for_selector("main img", timeout=90_000)  # the page looks again by itself
+        flora._history._clock.skew = 600.0  # the run ends
+        frame.wait_for_selector("main img", timeout=180_000)  # the page looks again by itself
         wait_for_pictures(frame, 1)
 
 
@@ -218,8 +220,15 @@ def test_the_keyboard_is_enough(page: Page, address: Callable[..., str], runs: M
 def test_a_text_is_copied(page: Page, address: Callable[..., str], runs: Mapping[str, str]) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto(address("outputs", **of("attacks", runs, HOSTILE)))
+    # The word is there for two seconds.
+    page.evaluate("""() => {
+        const button = document.querySelector("button[data-copy]");
+        window.copied = new Promise(done => new MutationObserver(
+            () => button.textContent === "Copied" && done(true)
+        ).observe(button, {subtree: true, childList: true, characterData: true}));
+    }""")
     page.locator("button[data-copy]").first.press("Enter")
-    page.wait_for_selector("button:has-text('Copied')")
+    assert page.evaluate("() => window.copied")
     assert page.evaluate("() => navigator.clipboard.readText()") == attacks.SCRIPT
 
 

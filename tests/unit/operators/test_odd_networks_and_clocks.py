@@ -39,7 +39,7 @@ from tests.unit.operators.still import life_of, posts_to, still
 
 pytestmark = pytest.mark.usefixtures("quick")
 needs_store = pytest.mark.skipif(not HAS_STATE_STORE, reason="this Airflow has no task state store")
-AT_WORK, LASTS = 0.3, 4.0
+AT_WORK, LASTS = 0.3, 3.0
 
 
 @pytest.fixture(autouse=True)

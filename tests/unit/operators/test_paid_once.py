@@ -24,7 +24,7 @@ from tests.unit.operators.still import life_of, posts_to, still
 pytestmark = pytest.mark.usefixtures("quick")
 AT_WORK = 0.3
 """Seconds that Flora works on a start here: a second one meanwhile, with its key or without, is charged as well."""
-LASTS = 4.0
+LASTS = 3.0
 """Seconds after which a start counts as ended. Two attempts may read Flora's clock, in whole seconds, 1 s apart."""
 needs_store = pytest.mark.skipif(not HAS_STATE_STORE, reason="this Airflow has no task state store")
 STORES = pytest.mark.parametrize("has_store", [pytest.param(True, marks=needs_store), False])
