@@ -141,9 +141,10 @@ def test_a_person_watches_a_run(page: Page, airflow: LocalAirflow) -> None:
         airflow.api("POST", "/connections", body={"connection_id": "slow_flora", **connection})
         run_id = airflow.trigger("pages_slow")
         airflow.wait_for_task_state("pages_slow", run_id, "still", "deferred")
+        flora._history._clock.skew = 300.0  # the run is halfway
         frame = tab(page, airflow, task_tab("still", {"pages_slow": run_id}, "pages_slow"))
         frame.wait_for_selector("text=/Run run_[0-9a-f]+ is running, [0-9]+ %/")
-        flora._history._clock.skew = 600.0  # the run ends
+        flora._history._clock.skew = 900.0  # the run ends
         frame.wait_for_selector("main img", timeout=180_000)  # the page looks again by itself
         wait_for_pictures(frame, 1)
 
