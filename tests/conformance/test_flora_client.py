@@ -46,7 +46,7 @@ def test_flora_s_own_client_takes_the_emulator_for_flora():
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
     assert judged.returncode == 0, f"{judged.stdout}\n{judged.stderr}"
     assert " fail 0\n" in judged.stdout

@@ -68,7 +68,7 @@ class Flora:
         form = {"data": {"workspace_id": "ws_emulator"}, "files": {"file": ("a.png", file)}}
         reservation = {"json": {"workspace_id": "ws_emulator", "source": "signed-url"}}
         answer = self.session.post(
-            f"{self.base_url}/assets", headers=self.headers, timeout=5, **(form if file else reservation)
+            f"{self.base_url}/assets", headers=self.headers, timeout=60, **(form if file else reservation)
         )
         return answer.json()["asset_id"]
 
@@ -78,7 +78,7 @@ class Flora:
         if address is not None and not address.mode.is_negative:
             for name in case.path_parameters:
                 case.path_parameters[name] = next(self.there[name])
-        answer = case.call_and_validate(self.base_url, self.session, self.headers, JUDGED, timeout=5)
+        answer = case.call_and_validate(self.base_url, self.session, self.headers, JUDGED, timeout=60)
         self.answers[case.operation.label][answer.status_code] += 1
         if answer.status_code == 500:
             # Measured: not the 400 that the pages would let one expect. Nothing else may answer 500.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import requests
@@ -21,7 +22,7 @@ class Caller:
     def send(self, method: str, path: str, key: str | None = None, **options: Any) -> requests.Response:
         url = path if path.startswith("http") else self.emulator.base_url + path
         headers = {"authorization": f"Bearer {key or self.emulator.api_key}", **options.pop("headers", {})}
-        options = {"timeout": 10, "allow_redirects": False, **options}
+        options = {"timeout": 60, "allow_redirects": False, **options}
         return self.session.request(method, url, headers=headers, **options)
 
     def get(self, path: str, **query: Any) -> requests.Response:
@@ -54,7 +55,7 @@ class Caller:
         target = reservation["upload"]
         fields = options.pop("fields", target["form_fields"])
         files = {target["file_field"]: ("photo.png", content)}
-        return requests.post(target["url"], data=fields, files=files, timeout=30, **options)
+        return requests.post(target["url"], data=fields, files=files, timeout=60, **options)
 
     def asset(self, asset_id: str) -> dict[str, Any]:
         """The asset, once it is ready or failed."""
@@ -82,6 +83,14 @@ class Caller:
             query["cursor"] = page["meta"]["next_cursor"]
             if not query["cursor"]:
                 return found
+
+
+def wait_until(question: Callable[[], object]) -> None:
+    """Ask again and again until the answer is yes."""
+    ends = time.monotonic() + 30
+    while not question():
+        assert time.monotonic() < ends, "it does not come"
+        time.sleep(0.01)
 
 
 def text(slot: str, value: str) -> dict[str, str]:

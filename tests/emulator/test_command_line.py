@@ -51,9 +51,9 @@ def test_it_prints_its_address_serves_and_ends_cleanly(number):
             assert technique.slug in printed
             assert f"${technique.run_cost:.2f}" in printed
         headers = {"authorization": "Bearer sk_test_a/b"}
-        assert requests.get(f"{base_url}/techniques", headers=headers, timeout=5).status_code == 200
+        assert requests.get(f"{base_url}/techniques", headers=headers, timeout=60).status_code == 200
         sample = re.search(r"http://\S+/media/samples/mug.png", printed)[0]
-        assert requests.get(sample, timeout=5).status_code == 200
+        assert requests.get(sample, timeout=60).status_code == 200
         process.send_signal(number)
         assert process.wait(30) == 0
         assert process.stderr.read() == ""

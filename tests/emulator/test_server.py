@@ -21,14 +21,14 @@ def test_it_comes_back_on_its_port_with_its_runs():
             f"{base_url}/techniques/tagline-writer/runs",
             json={"inputs": [text("brief", "x")], "mode": "async"},
             headers=headers,
-            timeout=5,
+            timeout=60,
         )
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"{base_url}/techniques", timeout=5)
+        requests.get(f"{base_url}/techniques", timeout=60)
     assert emulator.ledger()["started_runs"] == 1, "the ledger stays"
     with emulator:
         assert emulator.base_url == base_url
-        runs = requests.get(f"{base_url}/technique-runs", headers=headers, timeout=5).json()["technique_runs"]
+        runs = requests.get(f"{base_url}/technique-runs", headers=headers, timeout=60).json()["technique_runs"]
         assert len(runs) == 1
 
 
@@ -39,7 +39,7 @@ def test_a_taken_port_is_an_error_and_can_be_tried_again(flora):
     late.stop()
     flora.emulator.stop()
     with late:
-        assert requests.get(f"{late.base_url}/techniques", timeout=5).status_code == 401
+        assert requests.get(f"{late.base_url}/techniques", timeout=60).status_code == 401
 
 
 def test_it_stops_at_once_even_during_requests(emulate):

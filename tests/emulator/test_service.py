@@ -18,7 +18,7 @@ def test_every_answer_carries_a_request_id_of_its_own(flora):
         flora.start(inputs=[]),
     ]
     answers.append(flora.get(f"{flora.emulator.origin}/media/samples/mug.png"))
-    answers.append(requests.get(f"{flora.emulator.base_url}/techniques", timeout=5))
+    answers.append(requests.get(f"{flora.emulator.base_url}/techniques", timeout=60))
     flora.emulator.order_fault("html")
     answers.append(flora.get("/techniques"))
     request_ids = [answer.headers["request-id"] for answer in answers]
@@ -27,17 +27,17 @@ def test_every_answer_carries_a_request_id_of_its_own(flora):
 
 
 def test_a_technique_has_a_page_to_which_links_lead(flora):
-    page = requests.get(f"{flora.emulator.origin}/techniques/wonder-fy", timeout=5)
+    page = requests.get(f"{flora.emulator.origin}/techniques/wonder-fy", timeout=60)
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "<h1>Wonder(fy)</h1><p>Apply Wonder&#x27;s cinematic style to images</p>" in page.text
-    assert requests.get(f"{flora.emulator.origin}/techniques/nope", timeout=5).status_code == 404
+    assert requests.get(f"{flora.emulator.origin}/techniques/nope", timeout=60).status_code == 404
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic c2s="])
 def test_without_a_key_every_operation_is_unauthorized(flora, header):
     for path in ("/techniques", "/workspaces", "/technique-runs", "/techniques/x", "/techniques/x/runs/y", "/nope"):
         headers = {} if header is None else {"authorization": header}
-        answer = requests.get(flora.emulator.base_url + path, headers=headers, timeout=5)
+        answer = requests.get(flora.emulator.base_url + path, headers=headers, timeout=60)
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
 
 

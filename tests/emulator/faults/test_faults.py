@@ -12,7 +12,7 @@ import requests
 
 
 def order(flora, **spec):
-    return requests.post(f"{flora.emulator.origin}/_emulator/faults", json=spec, timeout=5)
+    return requests.post(f"{flora.emulator.origin}/_emulator/faults", json=spec, timeout=60)
 
 
 def started(flora):
@@ -159,7 +159,7 @@ def test_delay_comes_before_or_after_the_work_and_holds_nobody_else_up(flora, wh
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(flora.start)
         time.sleep(0.2)
-        assert requests.get(f"{flora.emulator.origin}/media/samples/none.png", timeout=5).status_code == 404
+        assert requests.get(f"{flora.emulator.origin}/media/samples/none.png", timeout=60).status_code == 404
         assert started(flora) == runs
         assert not late.done()
         assert late.result().status_code == 200
@@ -235,7 +235,7 @@ def test_orders_last_until_cleared_when_times_is_null(flora):
     assert {flora.get("/techniques").status_code for _ in range(3)} == {503}
     (standing,) = flora.emulator.ledger()["faults"]
     assert (standing["kind"], standing["fired"], standing["times"]) == ("status", 3, None)
-    assert requests.delete(f"{flora.emulator.origin}/_emulator/faults", timeout=5).status_code == 200
+    assert requests.delete(f"{flora.emulator.origin}/_emulator/faults", timeout=60).status_code == 200
     assert flora.get("/techniques").status_code == 200
 
 

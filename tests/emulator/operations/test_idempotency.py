@@ -116,7 +116,7 @@ def test_two_requests_with_one_key_at_once_may_both_run(emulate):
             f"{flora.emulator.base_url}/techniques/editorial-still/runs",
             json={"inputs": OTHER, "mode": "async", "idempotency_key": "k"},
             headers={"authorization": f"Bearer {flora.emulator.api_key}"},
-            timeout=5,
+            timeout=60,
         ).status_code
 
     with ThreadPoolExecutor(2) as pool:

@@ -15,7 +15,7 @@ from tests.emulator.caller import image, text
 
 
 def fetch(flora, url):
-    answer = requests.get(url, timeout=20)  # no key
+    answer = requests.get(url, timeout=60)  # no key
     assert answer.status_code == 200, answer.text
     assert int(answer.headers["content-length"]) == len(answer.content)
     return answer
@@ -157,9 +157,9 @@ def test_there_is_no_file_before_the_end_of_a_run_nor_under_a_wrong_name(emulate
     run = flora.start().json()
     media = f"{flora.emulator.origin}/media"
     url = f"{media}/{run['run_id']}/still.png"
-    assert requests.get(url, timeout=5).status_code == 404
+    assert requests.get(url, timeout=60).status_code == 404
     time.sleep(0.6)
-    assert requests.get(url, timeout=5).status_code == 200
+    assert requests.get(url, timeout=60).status_code == 200
     for path in (
         f"{run['run_id']}/still.mp4",
         f"{run['run_id']}/other.png",
@@ -167,7 +167,7 @@ def test_there_is_no_file_before_the_end_of_a_run_nor_under_a_wrong_name(emulate
         "samples/x.png",
         "x",
     ):
-        answer = requests.get(f"{media}/{path}", timeout=5)
+        answer = requests.get(f"{media}/{path}", timeout=60)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 

@@ -276,7 +276,7 @@ BRIEF = [text("brief", "An airline for dogs")]
 )
 def test_an_output_may_be_anything(flora, reported, on_the_wire):
     order = {"kind": "set_output", "url": reported}
-    assert requests.post(f"{flora.emulator.origin}/_emulator/faults", json=order, timeout=5).status_code == 200
+    assert requests.post(f"{flora.emulator.origin}/_emulator/faults", json=order, timeout=60).status_code == 200
     run = flora.run("tagline-writer", BRIEF)
     assert [output["url"] for output in run["outputs"]] == [reported]
     for path in (run["poll_url"], "/technique-runs"):

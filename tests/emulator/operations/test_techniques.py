@@ -120,9 +120,9 @@ def test_a_deleted_technique_is_not_found_and_its_runs_are_in_the_history_alone(
 def test_techniques_are_changed_over_http_and_a_reset_undoes_it(flora):
     control = f"{flora.emulator.origin}/_emulator"
     order = {"technique_id": "tagline-writer", "slug": "slogans", "run_cost": 0.5}
-    assert requests.post(f"{control}/techniques", json=order, timeout=5).json()["slug"] == "slogans"
+    assert requests.post(f"{control}/techniques", json=order, timeout=60).json()["slug"] == "slogans"
     flora.emulator.change_technique("wonder-fy", deleted=True)
-    requests.post(f"{control}/reset", timeout=5)
+    requests.post(f"{control}/reset", timeout=60)
     assert flora.get("/techniques/tagline-writer").json()["run_cost"] == 0.01
     assert flora.get("/techniques/wonder-fy").status_code == 200
     assert flora.get("/techniques/slogans").status_code == 404
@@ -184,7 +184,7 @@ def test_an_added_technique_takes_the_place_of_those_with_its_id_or_slug(flora):
 
 def test_a_technique_is_added_over_http_with_what_it_must_have(flora):
     least = {"technique_id": "tech_least", "run_cost": 0, "inputs": [], "outputs": [{"id": "text", "type": "text"}]}
-    answer = requests.put(f"{flora.emulator.origin}/_emulator/techniques", json=least, timeout=5)
+    answer = requests.put(f"{flora.emulator.origin}/_emulator/techniques", json=least, timeout=60)
     assert answer.json() == {
         **least,
         "slug": "tech_least",
@@ -232,6 +232,6 @@ def test_what_is_no_technique_is_not_added(flora, change, message):
     ],
 )
 def test_a_change_that_makes_no_sense_is_refused(flora, order, message):
-    answer = requests.post(f"{flora.emulator.origin}/_emulator/techniques", json=order, timeout=5)
+    answer = requests.post(f"{flora.emulator.origin}/_emulator/techniques", json=order, timeout=60)
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
