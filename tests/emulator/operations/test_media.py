@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 import wave
 
 import av
@@ -153,12 +152,12 @@ def test_several_outputs_are_different_pictures(flora):
 
 
 def test_there_is_no_file_before_the_end_of_a_run_nor_under_a_wrong_name(emulate):
-    flora = emulate(run_seconds=0.5)
+    flora = emulate(run_seconds=600)
     run = flora.start().json()
     media = f"{flora.emulator.origin}/media"
     url = f"{media}/{run['run_id']}/still.png"
     assert requests.get(url, timeout=60).status_code == 404
-    time.sleep(0.6)
+    flora.later(700)
     assert requests.get(url, timeout=60).status_code == 200
     for path in (
         f"{run['run_id']}/still.mp4",

@@ -19,7 +19,8 @@ def ids(items):
     return [item["run_id"] for item in items]
 
 
-def test_an_item_has_more_fields_than_a_run(flora):
+def test_an_item_has_more_fields_than_a_run(emulate):
+    flora = emulate(cost_lag=0)
     run = flora.run()
     time.sleep(0.01)
     (item,) = flora.history()
@@ -68,14 +69,13 @@ def test_pages_that_are_counted_show_a_run_twice_when_one_arrives_between_them(e
 
 
 def test_pages_that_are_counted_miss_a_run_when_one_leaves_the_filter_between_them(emulate):
-    flora = emulate(pages="offset", run_seconds=0.4)
+    flora = emulate(pages="offset", run_seconds=600)
     others = flora.emulator.seed_runs(3, status="running")
     own = flora.start().json()["run_id"]
-    while own not in ids(flora.history(status="running")):
-        time.sleep(0.01)
+    flora.later(300)
     page = flora.get("/technique-runs", limit=1, status="running").json()
     assert ids(page["technique_runs"]) == [own]
-    time.sleep(0.45)
+    flora.later(400)
     rest = flora.history(status="running", limit=1, cursor=page["meta"]["next_cursor"])
     assert ids(rest) == others[1::-1]
 
@@ -141,14 +141,13 @@ def test_filters_by_status_and_technique(flora):
 
 
 def test_a_run_moves_from_filter_to_filter(emulate):
-    flora = emulate(run_seconds=0.3)
+    flora = emulate(run_seconds=600)
     run_id = flora.start().json()["run_id"]
-    seen = []
-    while "completed" not in seen:
-        seen += [s for s in ("pending", "running", "completed") if ids(flora.history(status=s)) == [run_id]]
-        time.sleep(0.02)
-    assert list(dict.fromkeys(seen)) == ["pending", "running", "completed"]
-    assert flora.history(status="pending") == flora.history(status="running") == []
+    statuses = ("pending", "running", "completed")
+    for status in statuses:
+        found = {s: ids(flora.history(status=s)) for s in statuses}
+        assert found == {s: [run_id] if s == status else [] for s in statuses}
+        flora.later(350)
     assert len(flora.history()) == 1
 
 
@@ -184,20 +183,22 @@ def test_a_workspace_id_that_could_be_one_finds_nothing(flora):
 
 
 def test_a_list_may_be_behind(emulate):
-    flora = emulate(run_seconds=0, list_lag=0.4)
+    flora = emulate(run_seconds=0, list_lag=600)
     run = flora.start().json()
     assert flora.history() == []
     assert flora.get(run["poll_url"]).json()["status"] == "completed"
-    time.sleep(0.45)
+    flora.later(600)
     assert len(flora.history()) == 1
 
 
 def test_a_list_that_is_behind_shows_the_status_of_then(emulate):
-    flora = emulate(run_seconds=0.3, list_lag=0.3)
-    run = flora.run()
-    assert flora.history()[0]["status"] != "completed"
+    flora = emulate(run_seconds=600, list_lag=400)
+    run = flora.start().json()
+    flora.later(700)
+    assert flora.get(run["poll_url"]).json()["status"] == "completed"
+    assert flora.history()[0]["status"] == "running"
     assert flora.history(status="completed") == []
-    time.sleep(0.35)
+    flora.later(400)
     assert flora.history(status="completed")[0]["run_id"] == run["run_id"]
 
 
