@@ -51,28 +51,31 @@ def test_a_wrong_key_has_its_own_error_and_a_key_can_be_rotated(flora):
 
 def test_the_clock_may_be_wrong(emulate):
     flora = emulate(clock_skew=-3600)
+    before = time.time()
     run = flora.start()
     date = parsedate_to_datetime(run.headers["Date"]).timestamp()
-    assert date == pytest.approx(time.time() - 3600, abs=2)
-    assert run.json()["created_at"] / 1000 == pytest.approx(date, abs=1.5)
+    created = run.json()["created_at"] // 1000
+    assert int(before) <= created + 3600 <= date + 3600 <= time.time()
     assert flora.ended(run.json())["status"] == "completed"
 
 
-def test_what_comes_too_fast_is_refused_with_the_time_to_come_back(emulate):
+def test_what_comes_too_fast_is_refused_with_the_time_to_come_back(emulate, uptime):
     flora = emulate(rate_limit=3)
     answers = [flora.start() for _ in range(6)]
     assert [answer.status_code for answer in answers] == [200] * 3 + [429] * 3
     assert answers[-1].json()["error"]["code"] == "rate_limited"
     assert answers[-1].headers["retry-after"] == "1"
     assert flora.emulator.ledger()["started_runs"] == 3
-    time.sleep(0.7)
+    uptime.seconds += 0.3
+    assert flora.start().status_code == 429
+    uptime.seconds += 0.1
     assert flora.start().status_code == 200
 
 
-def test_a_slow_rate_answers_how_long_to_wait(emulate):
+def test_a_slow_rate_answers_how_long_to_wait(emulate, uptime):
     flora = emulate(rate_limit=0.25)
     flora.get("/techniques")
-    assert 3 <= int(flora.get("/techniques").headers["retry-after"]) <= 4
+    assert flora.get("/techniques").headers["retry-after"] == "4"
 
 
 def test_the_rate_limit_does_not_count_strangers(emulate):
