@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -34,3 +36,20 @@ def uptime(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     for module in (orders, rate_limit):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: uptime.seconds))
     return uptime
+
+
+@pytest.fixture
+def an_hour(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Where an order makes the emulator wait for 3600 seconds, they are over when a test sets this event."""
+    over, sleep = threading.Event(), asyncio.sleep
+
+    async def sleep_or_wait(seconds: float) -> None:
+        if seconds == 3600:
+            while not over.is_set():
+                await sleep(0.01)
+        else:
+            await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep_or_wait)
+    yield over
+    over.set()

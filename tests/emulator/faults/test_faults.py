@@ -6,9 +6,12 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from http.client import HTTPConnection
 
 import pytest
 import requests
+
+from tests.emulator.caller import wait_until
 
 
 def order(flora, **spec):
@@ -19,9 +22,13 @@ def started(flora):
     return flora.emulator.ledger()["started_runs"]
 
 
-def start_within(flora, seconds):
+def send_start(flora):
+    """Send a start, and do not wait for the answer."""
+    client = HTTPConnection(flora.emulator.host, flora.emulator.port)
     body = {"inputs": [{"id": "prompt", "type": "text", "value": "x"}], "mode": "async"}
-    return flora.send("POST", "/techniques/editorial-still/runs", json=body, timeout=seconds)
+    headers = {"authorization": f"Bearer {flora.emulator.api_key}"}
+    client.request("POST", "/api/v1/techniques/editorial-still/runs", json.dumps(body), headers)
+    return client
 
 
 @pytest.mark.parametrize(
@@ -154,32 +161,37 @@ def test_redirect_points_elsewhere(flora):
 
 
 @pytest.mark.parametrize(("when", "runs"), [("before", 0), ("after", 1)])
-def test_delay_comes_before_or_after_the_work_and_holds_nobody_else_up(flora, when, runs):
-    order(flora, kind="delay", seconds=2, when=when, operation="startTechniqueRun")
+def test_delay_comes_before_or_after_the_work_and_holds_nobody_else_up(flora, an_hour, when, runs):
+    order(flora, kind="delay", seconds=3600, when=when, operation="startTechniqueRun")
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(flora.start)
-        time.sleep(0.2)
+        wait_until(lambda: flora.emulator.ledger()["faults_fired"])
         assert requests.get(f"{flora.emulator.origin}/media/samples/none.png", timeout=60).status_code == 404
         assert started(flora) == runs
         assert not late.done()
+        an_hour.set()
         assert late.result().status_code == 200
     assert started(flora) == 1
 
 
-def test_a_client_that_gave_up_does_not_undo_the_run(flora):
-    order(flora, kind="delay", seconds=0.3)
-    with pytest.raises(requests.Timeout):
-        start_within(flora, 0.1)
-    time.sleep(0.35)
-    assert started(flora) == 1
+def test_a_client_that_gave_up_does_not_undo_the_run(flora, an_hour):
+    order(flora, kind="delay", seconds=3600)
+    client = send_start(flora)
+    wait_until(lambda: flora.emulator.ledger()["faults_fired"])
+    client.close()
+    assert started(flora) == 0
+    an_hour.set()
+    wait_until(lambda: started(flora) == 1)
 
 
-def test_slow_list_slows_only_the_history(flora):
-    order(flora, kind="slow_list", seconds=2)
+def test_slow_list_slows_only_the_history(flora, an_hour):
+    order(flora, kind="slow_list", seconds=3600, times=None)
     with ThreadPoolExecutor(1) as pool:
         history = pool.submit(flora.get, "/technique-runs")
+        wait_until(lambda: flora.emulator.ledger()["faults_fired"])
         flora.get("/techniques")
         assert not history.done()
+        an_hour.set()
         assert history.result().status_code == 200
 
 
@@ -294,34 +306,38 @@ def test_media_can_be_broken_too(flora):
     ],
 )
 @pytest.mark.parametrize("run", ["last", "first"])
-def test_a_proxy_may_answer_while_flora_is_still_at_work(flora, run, answer, status, content_type):
-    order(flora, kind="slow_start", seconds=1, answer=answer, run=run)
+def test_a_proxy_may_answer_while_flora_is_still_at_work(flora, an_hour, run, answer, status, content_type):
+    order(flora, kind="slow_start", seconds=3600, answer=answer, run=run)
     response = flora.start(mode="stream")
     assert (response.status_code, response.headers["content-type"]) == (status, f"{content_type}; charset=utf-8")
     with pytest.raises(requests.JSONDecodeError):
         response.json()
     assert started(flora) == len(flora.history()) == (run == "first")
-    time.sleep(1.05)
+    an_hour.set()
+    wait_until(lambda: not flora.emulator._service._slow_starts)
     assert started(flora) == len(flora.history()) == 1
 
 
-def test_a_connection_may_be_reset_while_flora_is_still_at_work(flora):
-    order(flora, kind="slow_start", seconds=1, answer="reset")
+def test_a_connection_may_be_reset_while_flora_is_still_at_work(flora, an_hour):
+    order(flora, kind="slow_start", seconds=3600, answer="reset")
     with pytest.raises(requests.ConnectionError, match="reset"):
         flora.start()
     assert started(flora) == 0
-    time.sleep(1.05)
-    assert started(flora) == 1
+    an_hour.set()
+    wait_until(lambda: started(flora) == 1)
     assert flora.emulator.ledger()["responses"] == {"reset": 1}
 
 
 def test_an_answer_may_never_come_although_the_run_exists(flora):
     order(flora, kind="slow_start", seconds=0.1, answer="timeout")
-    with pytest.raises(requests.ReadTimeout):
-        start_within(flora, 0.4)
-    assert started(flora) == 1
-    time.sleep(0.1)
-    assert flora.emulator.ledger()["responses"] == {"reset": 1}, "the connection is let go with its client"
+    client = send_start(flora)
+    wait_until(lambda: started(flora) == 1)
+    client.sock.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        client.getresponse()
+    assert flora.emulator.ledger()["responses"] == {}
+    client.close()  # and the connection is let go with its client
+    wait_until(lambda: flora.emulator.ledger()["responses"] == {"reset": 1})
 
 
 def test_a_slow_start_answers_late_where_no_proxy_gives_up(flora):

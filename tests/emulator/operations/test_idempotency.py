@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from tests.emulator.caller import text
+from tests.emulator.caller import text, wait_until
 
 OTHER = [text("prompt", "A teapot")]
 
@@ -107,9 +107,8 @@ def test_the_header_is_ignored(flora):
         assert answer.status_code == 200
 
 
-def test_two_requests_with_one_key_at_once_may_both_run(emulate):
-    flora = emulate(run_seconds=5)
-    flora.emulator.order_fault("delay", when="during", seconds=0.3, operation="startTechniqueRun", times=2)
+def test_two_requests_with_one_key_at_once_may_both_run(flora, an_hour):
+    flora.emulator.order_fault("delay", when="during", seconds=3600, operation="startTechniqueRun", times=2)
 
     def start(_):
         return requests.post(
@@ -120,7 +119,10 @@ def test_two_requests_with_one_key_at_once_may_both_run(emulate):
         ).status_code
 
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(start, range(2))) == [200, 200]
+        answers = pool.map(start, range(2))
+        wait_until(lambda: flora.emulator.ledger()["faults_fired"] == {"delay": 2})
+        an_hour.set()
+        assert list(answers) == [200, 200]
     assert started(flora) == 2
     assert flora.start(idempotency_key="k").status_code == 409
 
@@ -128,20 +130,19 @@ def test_two_requests_with_one_key_at_once_may_both_run(emulate):
 @pytest.mark.parametrize("run", ["last", "first"])
 @pytest.mark.parametrize("answer", ["504", "reset"])
 @pytest.mark.parametrize("account", ["docs", "site"])
-def test_a_second_start_is_charged_too_while_the_first_is_at_work(emulate, account, answer, run):
+def test_a_second_start_is_charged_too_while_the_first_is_at_work(emulate, an_hour, account, answer, run):
     flora = emulate(idempotency=account)
-    flora.emulator.order_fault("slow_start", seconds=0.3, answer=answer, run=run)
+    flora.emulator.order_fault("slow_start", seconds=3600, answer=answer, run=run)
     try:
         assert flora.start(idempotency_key="k").status_code == 504
     except requests.ConnectionError:
         assert answer == "reset"
     second = flora.start(idempotency_key="k")
     assert second.status_code == 200, "its key is not known yet"
-    flora.ended(second.json())
-    time.sleep(0.5)
-    ledger = flora.emulator.ledger()
-    assert [one["idempotency_key"] for one in ledger["runs"]] == ["k", "k"]
-    assert (ledger["started_runs"], ledger["charged_runs"]) == (2, 2)
+    an_hour.set()
+    wait_until(lambda: not flora.emulator._service._slow_starts)
+    wait_until(lambda: flora.emulator.ledger()["charged_runs"] == 2)
+    assert [one["idempotency_key"] for one in flora.emulator.ledger()["runs"]] == ["k", "k"]
     third = flora.start(idempotency_key="k")
     assert third.status_code == (409 if account == "docs" else 200)
     assert ("idempotent-replayed" in third.headers) is (account == "site")
