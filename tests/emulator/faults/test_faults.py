@@ -141,7 +141,7 @@ def test_what_was_streamed_cannot_be_replaced_but_its_connection_can_be_broken(f
         flora.emulator.order_fault(kind, when="after")
         answer = flora.start(mode="stream")
         assert answer.status_code == 200
-        assert answer.text.count("data: ") >= 2  # one for each change that the stream saw
+        assert '"status":"completed"' in answer.text
     order(flora, kind="reset", when="after")
     with pytest.raises(requests.RequestException):
         flora.start(mode="stream")
