@@ -106,7 +106,7 @@ def program(flora_key: Emulator) -> Callable[..., Any]:
             [sys.executable, "-m", "airflow_provider_flora", *arguments],
             cwd=REPOSITORY,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})},
-            timeout=120,
+            timeout=600,
             encoding="utf-8",
             **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how},
         )

@@ -12,6 +12,7 @@ from airflow_provider_flora.emulator import Emulator
 from tests.unit.cli.a_terminal import Terminal
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.stand_in import StandIn
+from tests.unit.waiting import LONG, later, later_once, wait_until
 
 NOW = datetime.now(timezone.utc)
 
@@ -56,7 +57,8 @@ def test_filters(run: Run, flora_key: Emulator) -> None:
 def test_since_looks_no_further_back_than_it_must(
     stand_in: StandIn, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in.runs = [a_run(number, NOW - timedelta(hours=number)) for number in range(300)]
+    now = datetime.now(timezone.utc)
+    stand_in.runs = [a_run(number, now - timedelta(hours=number)) for number in range(300)]
     asked = []
     answer = stand_in.answer
     monkeypatch.setattr(stand_in, "answer", lambda url: (asked.append(url), answer(url))[1])
@@ -173,10 +175,14 @@ def start_one(flora: Emulator, run: Run) -> str:
     return str(flora.ledger()["runs"][0]["run_id"])
 
 
-def test_wait_shows_progress_and_then_the_run(run: Run, flora_key: Emulator) -> None:
-    flora_key.order_fault("slow_run", seconds=1)
+def test_wait_shows_progress_and_then_the_run(
+    run: Run, flora_key: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flora_key.order_fault("slow_run", seconds=LONG)
     run_id = start_one(flora_key, run)
-    ran = run("wait", run_id)
+    polls = flora_key.ledger()["requests"]["getTechniqueRun"]
+    with later_once(lambda: flora_key.ledger()["requests"]["getTechniqueRun"] >= polls + 2, flora_key, monkeypatch):
+        ran = run("wait", run_id)
     assert ran.code == 0
     assert f"{run_id} is completed, 100 %\n" in ran.err
     assert "Status     completed\n" in ran.out
@@ -197,21 +203,32 @@ def test_a_wait_that_ends_too_early_says_how_to_come_back(run: Run, flora_key: E
     assert f"wait {run_id} --technique tech_tagline-writer" in ran.err
 
 
-def test_polls_that_fail_are_told_and_end_no_wait(run: Run, flora_key: Emulator) -> None:
-    flora_key.order_fault("slow_run", seconds=1)
+def two_polls_failed(flora: Emulator) -> bool:
+    return bool(flora.ledger()["faults_fired"].get("status") == 2)
+
+
+def test_polls_that_fail_are_told_and_end_no_wait(
+    run: Run, flora_key: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flora_key.order_fault("slow_run", seconds=LONG)
     run_id = start_one(flora_key, run)
     flora_key.order_fault("status", status=503, operation="getTechniqueRun", skip=1, times=2)
-    ran = run("wait", run_id, "--technique", "tagline-writer")
+    with later_once(lambda: two_polls_failed(flora_key), flora_key, monkeypatch):
+        ran = run("wait", run_id, "--technique", "tagline-writer")
     assert ran.code == 0
     assert "Flora cannot be reached: Flora answered 503" in ran.err
     assert "Flora answers again" in ran.err
 
 
-def test_polls_that_fail_are_told_beside_the_bar(run: Run, flora_key: Emulator) -> None:
-    flora_key.order_fault("slow_run", seconds=3)
+def test_polls_that_fail_are_told_beside_the_bar(
+    run: Run, flora_key: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flora_key.order_fault("slow_run", seconds=LONG)
     run_id = start_one(flora_key, run)
     flora_key.order_fault("status", status=503, operation="getTechniqueRun", skip=1, times=2)
     with Terminal("wait", run_id, "--technique", "tagline-writer", columns=200) as terminal:
+        wait_until(lambda: two_polls_failed(flora_key))
+        later(flora_key, monkeypatch)
         assert terminal.end() == 0
     assert "The wait goes on." in terminal.seen
     assert "Flora answers again." in terminal.seen

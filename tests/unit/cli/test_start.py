@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from airflow_provider_flora.files.uploads.run_inputs import InputFiles
 from tests.unit.cli.a_terminal import CTRL_C, Terminal
 from tests.unit.cli.conftest import Ran, Run
 from tests.unit.operators.still import posts_to
+from tests.unit.waiting import LONG, later, wait_until
 
 BRIEF = ("tagline-writer", "-i", "brief=A lamp")
 QUESTION = "A run of Tagline Writer costs 0.01 USD. Start it? [y/N] "
@@ -300,7 +299,7 @@ def test_two_starts_at_once_are_two_runs(program: Run, flora_key: Emulator) -> N
 def test_ctrl_c_before_the_question_starts_nothing(flora_key: Emulator) -> None:
     flora_key.order_fault("delay", seconds=20, operation="getTechnique")
     with Terminal("start", *BRIEF) as terminal:
-        _wait_until(lambda: flora_key.ledger()["requests"].get("getTechnique", 0) == 1)
+        wait_until(lambda: flora_key.ledger()["requests"].get("getTechnique", 0) == 1)
         terminal.type(CTRL_C)
         assert terminal.end() == 130
     assert NOTHING in terminal.seen
@@ -320,7 +319,7 @@ def test_ctrl_c_while_a_file_is_uploaded_starts_nothing(flora_key: Emulator, pic
     flora_key.order_fault("delay", seconds=20, operation="createAsset")
     with Terminal("start", "product-relight", "-i", f"photo={picture}", "-i", "light=neon", "--yes") as terminal:
         terminal.wait_for("Uploading")
-        _wait_until(lambda: flora_key.ledger()["requests"].get("createAsset", 0) == 1)
+        wait_until(lambda: flora_key.ledger()["requests"].get("createAsset", 0) == 1)
         terminal.type(CTRL_C)
         assert terminal.end() == 130
     assert NOTHING in terminal.seen
@@ -330,15 +329,17 @@ def test_ctrl_c_while_a_file_is_uploaded_starts_nothing(flora_key: Emulator, pic
 def test_ctrl_c_while_the_start_is_sent_says_that_it_may_be_paid(flora_key: Emulator) -> None:
     flora_key.order_fault("slow_start", seconds=20)
     with Terminal("start", *BRIEF, "--yes") as terminal:
-        _wait_until(lambda: posts_to(flora_key) == 1)
+        wait_until(lambda: posts_to(flora_key) == 1)
         terminal.type(CTRL_C)
         assert terminal.end() == 130
     assert "The run may have been started, and is charged if it completes." in terminal.seen
     assert NOTHING not in terminal.seen
 
 
-def test_ctrl_c_while_waiting_says_how_to_come_back(flora_key: Emulator, program: Run) -> None:
-    flora_key.order_fault("slow_run", seconds=3)
+def test_ctrl_c_while_waiting_says_how_to_come_back(
+    flora_key: Emulator, program: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flora_key.order_fault("slow_run", seconds=LONG)
     with Terminal("start", *BRIEF, "--yes", columns=200) as terminal:
         terminal.wait_for("━━━━")
         terminal.type(CTRL_C)
@@ -346,6 +347,7 @@ def test_ctrl_c_while_waiting_says_how_to_come_back(flora_key: Emulator, program
     (hint,) = [line for line in terminal.lines if "Come back with" in line]
     assert "goes on at Flora, which cannot cancel runs" in terminal.seen
     assert "\x1b[?25h" in terminal.seen, "the cursor is shown again"
+    later(flora_key, monkeypatch)
     back = program(*hint.partition(" airflow_provider_flora ")[2].split(), "--json")
     assert (back.code, back.json["status"]) == (0, "completed")
 
@@ -360,19 +362,12 @@ def test_ctrl_c_while_waiting_leaves_a_program_the_run(flora_key: Emulator) -> N
 
 
 def test_ctrl_c_while_downloading_says_how_to_download(flora_key: Emulator, tmp_path: Path) -> None:
-    flora_key.order_fault("delay", when="during", seconds=2, operation="getMedia")
+    flora_key.order_fault("delay", when="during", seconds=20, operation="getMedia")
     arguments = ("editorial-still", "-i", "prompt=a cup", "--download", str(tmp_path), "--yes")
     with Terminal("start", *arguments, columns=200) as terminal:
-        _wait_until(lambda: flora_key.ledger()["requests"].get("getMedia", 0) == 1)
+        wait_until(lambda: flora_key.ledger()["requests"].get("getMedia", 0) == 1)
         terminal.type(CTRL_C)
         assert terminal.end() == 130
     assert f"download {flora_key.ledger()['runs'][0]['run_id']} {tmp_path} " in terminal.seen
     assert "Traceback" not in terminal.seen
     assert list(tmp_path.iterdir()) == []
-
-
-def _wait_until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.02)

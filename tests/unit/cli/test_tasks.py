@@ -12,6 +12,7 @@ import pytest
 
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.metadata import records
+from airflow_provider_flora.runs import starting
 from airflow_provider_flora.task.state import RUN, SHARE
 from tests.unit.airflow_tables import Instances
 from tests.unit.cli.conftest import Ran, Run
@@ -53,7 +54,8 @@ class Told:
 
 
 @pytest.fixture
-def told(database: Instances, flora_key: Emulator) -> Told:
+def told(database: Instances, flora_key: Emulator, monkeypatch: pytest.MonkeyPatch) -> Told:
+    monkeypatch.setattr(starting, "CLOCK_MARGIN", 60.0)  # in which Flora gets a start, however slow this machine is
     return Told(database, flora_key)
 
 
