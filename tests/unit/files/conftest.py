@@ -30,7 +30,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             "conn_type": "flora",
             "host": emulator.base_url,
             "password": emulator.api_key,
-            "extra": {"timeout": 5, "max_retries": 2, **extra},
+            "extra": {"timeout": 60, "max_retries": 2, **extra},
         }
         monkeypatch.setenv("AIRFLOW_CONN_FLORA_DEFAULT", json.dumps(connection))
 

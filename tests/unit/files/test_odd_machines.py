@@ -39,7 +39,7 @@ def test_files_come_and_go_by_any_name_on_any_worker(
         cwd=REPOSITORY,
         env={**os.environ, **environment},
         capture_output=True,
-        timeout=90,
+        timeout=600,
     )
 
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]

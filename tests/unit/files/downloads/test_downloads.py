@@ -69,7 +69,7 @@ def run_of(*outputs: tuple[str, str, str], run_id: str = "run_1") -> Run:
 
 
 def settings(media: MediaServer, **given: Any) -> ClientSettings:
-    return ClientSettings(**{"api_key": KEY, "base_url": media.origin, "timeout": 2, "max_retries": 2, **given})
+    return ClientSettings(**{"api_key": KEY, "base_url": media.origin, "timeout": 60, "max_retries": 2, **given})
 
 
 def fetch(
@@ -306,7 +306,7 @@ def test_no_more_than_four_files_come_at_once(media: MediaServer, tmp_path: Path
             most = max(most, now)
             if now == AT_ONCE:
                 as_many_as_may_be.set()
-        as_many_as_may_be.wait(10)
+        as_many_as_may_be.wait(30)
         time.sleep(0.05)  # one more would come now
         sends()(request)
         with lock:
@@ -422,7 +422,7 @@ def test_nothing_is_under_the_final_name_while_it_comes(media: MediaServer, tmp_
     def slowly(request: BaseHTTPRequestHandler) -> None:
         sends(PICTURE, cut="0")(request)
         request.wfile.write(PICTURE[:10_000])
-        ends = time.monotonic() + 5
+        ends = time.monotonic() + 30
         while not any(path.stat().st_size for path in tmp_path.glob(".*")) and time.monotonic() < ends:
             if names(tmp_path) and not names(tmp_path)[0].startswith("."):
                 break
@@ -485,7 +485,7 @@ def test_a_server_that_falls_silent_is_given_up_after_the_timeout(media: MediaSe
 
     media.answers = [stalls, sends()]
     began = time.monotonic()
-    fetch(media, tmp_path, timeout=0.3)
+    fetch(media, tmp_path, timeout=0.3, max_retries=5)
     silent.set()
     assert time.monotonic() - began < 30  # of the 60 that the server is silent
 
@@ -583,7 +583,7 @@ def test_the_end_of_the_task_ends_the_downloads(
             time.sleep(0.01)
 
     def over(*_: Any, **__: Any) -> Any:
-        begun.wait(5)
+        begun.wait(60)
         raise TimeoutError("execution_timeout")
 
     monkeypatch.setattr(downloading, "wait", over)

@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_flora.emulator import Emulator
+from airflow_provider_flora.runs import starting
 from tests.unit.files.uploads.uploads import LARGE, Connect, attach_memory, picture
 
 
 @pytest.fixture(params=["docs", "site"])
-def either_flora(request: pytest.FixtureRequest, connect: Connect) -> Iterator[Emulator]:
+def either_flora(
+    request: pytest.FixtureRequest, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Emulator]:
     """An emulator for each account of what a repeated idempotency key does."""
+    monkeypatch.setattr(starting, "CLOCK_MARGIN", 60.0)  # in which it gets a start, however slow this machine is
     with Emulator(port=0, run_seconds=0.05, cost_lag=0, asset_seconds=0.05, idempotency=request.param) as emulator:
         connect(emulator)
         yield emulator

@@ -42,6 +42,7 @@ from tests.unit.files.uploads.uploads import (
 )
 from tests.unit.flora_key import API_KEY
 from tests.unit.operators.fake_task import HAS_STATE_STORE
+from tests.unit.waiting import later
 
 # --- what a task gives ------------------------------------------------------------------------------------
 
@@ -444,11 +445,13 @@ def test_an_asset_that_moderation_refuses_is_not_tried_again_by_airflow(flora: E
 def test_an_asset_that_does_not_get_ready_is_given_up_in_time(
     flora: Emulator, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploader, "READY_WITHIN", 0.02)
     life = upload_of(large)
-    with pytest.raises(FloraUploadError, match=r"has not processed it after 0\.02 s.*A retry waits for it again"):
-        life.run()
-    monkeypatch.setattr(uploader, "READY_WITHIN", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(uploader, "READY_WITHIN", 0.02)
+        patch.setattr(flora._service._asset_operations, "_asset_seconds", 30.0)
+        with pytest.raises(FloraUploadError, match=r"not processed it after 0\.02 s.*A retry waits for it again"):
+            life.run()
+    later(flora, monkeypatch)
     life.run()
     assert len(flora.ledger()["uploads"]) == (1 if HAS_STATE_STORE else 2)
 
