@@ -17,7 +17,7 @@ import pytest
 from airflow_provider_flora.emulator import Emulator
 from airflow_provider_flora.get_provider_info import get_provider_info
 from airflow_provider_flora.hooks.flora import FloraHook
-from airflow_provider_flora.plugins import flora_plugin
+from airflow_provider_flora.plugins import flora_plugin, live
 from airflow_provider_flora.plugins.flora_plugin import FloraPlugin
 from tests.unit.airflow_tables import NOW
 
@@ -185,7 +185,9 @@ def test_a_task_that_waits_is_looked_at_again_and_a_finished_one_is_not(client: 
 def test_an_active_run_is_asked_for_once_in_a_while_however_many_look(
     client: Any, instances: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Emulator(run_seconds=100) as emulator:
+    monkeypatch.setattr(live, "KEPT_SECONDS", 600.0)
+    monkeypatch.setattr(live, "PATIENCE", 600.0)
+    with Emulator(run_seconds=600) as emulator:
         connection = {"conn_type": "flora", "host": emulator.base_url, "password": emulator.api_key}
         monkeypatch.setenv("AIRFLOW_CONN_LIVE", json.dumps(connection))
         started = FloraHook("live").start_technique_run("editorial-still", {"prompt": "a cup"})
@@ -378,7 +380,7 @@ loaded = {name for name in set(sys.modules) - before if not name.startswith("air
 assert not {"jinja2", "pydantic", "requests"} & loaded, loaded
 assert "airflow_provider_flora.plugins.pages" not in sys.modules
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=600)
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="node runs the script")
@@ -402,5 +404,5 @@ const addEventListener = (name, act) => {{ if (name === "DOMContentLoaded") setI
 const setInterval = (act) => {{ act(); console.log(reloads); }};
 {script.read_text().replace('"use strict";', "")}
 """
-    found = subprocess.run(["node", "-e", program], check=True, timeout=60, capture_output=True, text=True)
+    found = subprocess.run(["node", "-e", program], check=True, timeout=600, capture_output=True, text=True)
     assert found.stdout.strip() == str(reloads)
