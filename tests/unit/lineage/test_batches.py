@@ -19,6 +19,7 @@ from tests.unit.lineage.event_checks import flora_of, names_of
 from tests.unit.lineage.event_files import EventFile
 from tests.unit.operators.fake_task import TaskLife
 from tests.unit.operators.still import MODES, batch_of
+from tests.unit.waiting import LONG, later
 
 PROMPTS = [{"sku": f"cup-{number}", "prompt": f"a cup, number {number}"} for number in range(1, 6)]
 
@@ -41,13 +42,20 @@ def stills(rows: Any, folder: Path, **given: Any) -> TaskLife:
 
 @MODES
 def test_a_batch_reads_its_table_and_writes_its_manifest_and_files(
-    flora: Emulator, events: EventFile, tmp_path: Path, deferrable: bool
+    flora: Emulator, events: EventFile, tmp_path: Path, deferrable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if deferrable:
-        flora.order_fault("slow_run", seconds=1, times=None)
+        flora.order_fault("slow_run", seconds=LONG, times=None)
     table = tmp_path / "products.csv"
     table.write_text("sku,prompt\n" + "".join(f"{row['sku']},a secret wish\n" for row in PROMPTS))
     life = stills(str(table), tmp_path, download_to=f"{tmp_path}/out", deferrable=deferrable)
+    wait = life.wait_in_triggerer
+
+    def wait_until_later(deferred: Any) -> dict[str, Any]:
+        later(flora, monkeypatch)
+        return wait(deferred)
+
+    monkeypatch.setattr(life, "wait_in_triggerer", wait_until_later)
     start = events.write(life.operator, "start")
     value = life.run()
     assert len(life.events) >= deferrable
