@@ -89,7 +89,7 @@ class TemporaryAirflow:
         if self._process is not None:
             process, self._process = self._process, None
             with suppress(subprocess.TimeoutExpired, BrokenPipeError):
-                process.communicate(timeout=5)  # the end of its input
+                process.communicate(timeout=30)  # the end of its input
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

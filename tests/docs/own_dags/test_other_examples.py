@@ -10,7 +10,7 @@ def test_the_callback_reports_a_start_that_was_refused(run_dag, flora_emulator):
 
 
 def test_the_callback_reports_a_run_that_failed_after_the_deferral(run_dag, flora_emulator):
-    flora_emulator.order_fault("slow_run", seconds=3)  # longer than the first poll
+    flora_emulator.order_fault("slow_run", seconds=6)  # longer than the first poll
     flora_emulator.order_fault("fail_run", error_code="BILLING_NOT_ENOUGH_CREDITS")
     result = run_dag("dags/flora_alert.py")
     assert result.state == "failed"
@@ -21,7 +21,7 @@ def test_the_callback_reports_a_run_that_failed_after_the_deferral(run_dag, flor
 
 
 def test_a_late_charge_is_waited_for(run_dag, flora_emulator):
-    flora_emulator.cost_lag = 9  # the operator itself waits for 5 s
+    flora_emulator.cost_lag = 12  # the operator itself waits for 5 s
     result = run_dag("dags/flora_late_charge.py")
     assert result.state == "success"
     assert result.xcom("picture")["charged_cost"] is None
