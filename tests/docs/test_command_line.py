@@ -66,7 +66,7 @@ def printed_by(command: str, folder: Path, emulator: Emulator) -> str:
             env={**environment(), **env},
             text=True,
             stdout=subprocess.PIPE,
-            timeout=60,
+            timeout=600,
             check=True,
         )
         return done.stdout

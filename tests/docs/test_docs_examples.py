@@ -43,7 +43,7 @@ def test_the_tests_that_the_docs_show_pass_in_a_repository_that_has_nothing_else
         env={**ours, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     assert ran.returncode == 0, ran.stdout
     assert " skipped" not in ran.stdout

@@ -250,6 +250,6 @@ def test_the_command_line_shows_the_provider(
     ran = airflow_output.get((environment, command))
     if ran is None:
         pytest.skip(f"there is no {environment}; `make test-airflow` makes it")
-    printed, _ = ran.communicate(timeout=120)
+    printed, _ = ran.communicate(timeout=600)
     assert ran.returncode == 0, printed
     assert SHOWN[command] in printed

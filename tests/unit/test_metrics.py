@@ -258,7 +258,7 @@ def test_opentelemetry_gets_each_metric_when_the_process_ends() -> None:
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"http://127.0.0.1:{port}/v1/metrics",
         }
-        subprocess.run([sys.executable, "-c", OTEL_PROGRAM], env=environment, check=True, timeout=120)
+        subprocess.run([sys.executable, "-c", OTEL_PROGRAM], env=environment, check=True, timeout=600)
     points = collector.points()
     assert {f"airflow.{metric.name}" for metric in metrics.METRICS} <= set(points), json.dumps(sorted(points))
     technique = {"technique": "editorial-still"}

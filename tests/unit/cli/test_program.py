@@ -173,7 +173,7 @@ for line in {lines!r}:
     subprocess.run(
         [sys.executable, "-c", program],
         check=True,
-        timeout=120,
+        timeout=600,
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
         env={**os.environ, "AIRFLOW_HOME": str(home)},
@@ -197,7 +197,7 @@ def test_a_reader_that_leaves_early_is_no_error(flora_key: Emulator, arguments: 
     )
     assert command.stdout is not None
     command.stdout.close()
-    _, err = command.communicate(timeout=60)
+    _, err = command.communicate(timeout=600)
     assert command.returncode == 0
     assert b"Broken" not in err
     assert b"Traceback" not in err
@@ -320,7 +320,7 @@ sys.argv = ["airflow_provider_flora", "techniques"]
 runpy.run_module("airflow_provider_flora", run_name="__main__")
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
@@ -339,7 +339,7 @@ def test_the_emulator_takes_its_own_arguments() -> None:
         assert command.stdout is not None
         assert command.stdout.readline().startswith("Flora's emulator is at http://127.0.0.1:")
         command.send_signal(signal.SIGINT)
-        assert command.wait(30) == 0
+        assert command.wait(60) == 0
     finally:
         command.kill()
         command.communicate()
@@ -364,13 +364,13 @@ def test_a_shell_completes_commands_and_options(
 ) -> None:
     """As argcomplete's own script asks: first whether the program can be asked, then the program."""
     marked = [sys.executable, "-m", "argcomplete._check_module", "airflow_provider_flora"]
-    assert subprocess.run(marked, cwd=REPOSITORY, timeout=60, check=False).returncode == 0
+    assert subprocess.run(marked, cwd=REPOSITORY, timeout=600, check=False).returncode == 0
     line = "python -m airflow_provider_flora run --t"
     answer = tmp_path / "answer"
     subprocess.run(
         PROGRAM,
         cwd=REPOSITORY,
-        timeout=60,
+        timeout=600,
         check=False,
         env={
             **os.environ,
@@ -390,7 +390,7 @@ def test_a_shell_completes_commands_and_options(
 
 def test_the_documented_line_registers_the_completion_in_both_shells() -> None:
     script = [sys.executable, "-m", "argcomplete.scripts.activate_global_python_argcomplete", "--dest=-"]
-    printed = subprocess.run(script, capture_output=True, text=True, timeout=60, check=True).stdout
+    printed = subprocess.run(script, capture_output=True, text=True, timeout=600, check=True).stdout
     assert "complete -o default -o bashdefault -D -F _python_argcomplete_global\n" in printed
     assert "compdef _python_argcomplete_global -default-\n" in printed
     assert "argcomplete._check_module" in printed, "it completes python -m"

@@ -104,7 +104,7 @@ def test_techniques_are_added_from_a_file(flora_emulator: FloraEmulator, tmp_pat
     file.write_text(json.dumps([TECHNIQUE, {**TECHNIQUE, "technique_id": "tech_other", "slug": "other"}]))
     flora_emulator.add_techniques(file)
     for slug in ("my-still", "other"):
-        answer = requests.get(f"{flora_emulator.origin}/techniques/{slug}", timeout=5)
+        answer = requests.get(f"{flora_emulator.origin}/techniques/{slug}", timeout=60)
         assert "My Still" in answer.text
     file.write_text(json.dumps(TECHNIQUE))
     with pytest.raises(ValueError, match=r"techniques\.json is not a JSON list of techniques"):

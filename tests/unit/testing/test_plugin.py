@@ -27,7 +27,7 @@ ours = {{name for name in sys.modules if name.startswith("airflow_provider_flora
 assert ours == {{"airflow_provider_flora", "airflow_provider_flora.version", "airflow_provider_flora.testing",
                  "{PLUGIN}"}}, ours
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=600)
 
 
 def test_pytest_finds_it_by_the_entry_point() -> None:
