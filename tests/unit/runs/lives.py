@@ -85,7 +85,7 @@ class Life:
         self.retries = self.max_tries = retries
         self.try_number = 0
         self.clear_number = 0
-        self.client_settings: dict[str, Any] = {"timeout": 5, "max_retries": 0}
+        self.client_settings: dict[str, Any] = {"timeout": 60, "max_retries": 0}
         self.siblings: Sequence[str] = ()
         self.on_unknown_start = "stop"
         self.abandoned = False

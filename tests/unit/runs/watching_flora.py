@@ -41,7 +41,7 @@ class Flora(Emulator):
     @property
     def settings(self) -> ClientSettings:
         """A connection to it."""
-        return ClientSettings(api_key=self.api_key, base_url=self.base_url, timeout=5.0)
+        return ClientSettings(api_key=self.api_key, base_url=self.base_url, timeout=60.0)
 
     async def read_settings(self) -> ClientSettings:
         """Read the connection as the triggerer does."""
@@ -73,12 +73,12 @@ class Flora(Emulator):
         url = f"{self.base_url}/techniques/{technique_id}/runs"
         with requests.Session() as session:
             session.headers.update(self._key)
-            answers = [session.post(url, json={"inputs": inputs, "mode": "async"}, timeout=5) for _ in range(count)]
+            answers = [session.post(url, json={"inputs": inputs, "mode": "async"}, timeout=60) for _ in range(count)]
         return [answer.json()["run_id"] for answer in answers]
 
     def call(self, method: str, path: str) -> requests.Response:
         """Send a request of the test's own."""
-        return requests.request(method, self.base_url + path, headers=self._key, timeout=5)
+        return requests.request(method, self.base_url + path, headers=self._key, timeout=60)
 
     @property
     def _key(self) -> dict[str, str]:
@@ -146,7 +146,7 @@ class Waits:
         technique_id: str = STILL,
         *,
         interval: float = 0.05,
-        timeout: float = 20.0,
+        timeout: float = 120.0,
         listener: WaitListener | None = None,
     ) -> list[asyncio.Task[Run]]:
         """Wait for runs."""
@@ -196,7 +196,7 @@ class Waits:
         return watching._watchers[asyncio.get_running_loop()][self.name]
 
 
-async def until(probe: Callable[[], object], timeout: float = 60.0) -> None:
+async def until(probe: Callable[[], object], timeout: float = 300.0) -> None:
     """Wait until something is true."""
     ends = time.monotonic() + timeout
     while not probe():
