@@ -73,7 +73,8 @@ class Flora(Emulator):
         url = f"{self.base_url}/techniques/{technique_id}/runs"
         with requests.Session() as session:
             session.headers.update(self._key)
-            answers = [session.post(url, json={"inputs": inputs, "mode": "async"}, timeout=60) for _ in range(count)]
+            body = {"inputs": inputs, "mode": "async"}
+            answers = [session.post(url, json=body, timeout=60) for _ in range(count)]
         return [answer.json()["run_id"] for answer in answers]
 
     def call(self, method: str, path: str) -> requests.Response:
