@@ -28,7 +28,7 @@ def make_client(request: pytest.FixtureRequest) -> Iterator[MakeClient]:
 
     def make(base_url: str, **settings: Any) -> Any:
         kind = FloraClient if request.param == "sync" else OnALoopOfItsOwn
-        made.append(kind(ClientSettings(**{"api_key": KEY, "timeout": 5.0, **settings}, base_url=base_url)))
+        made.append(kind(ClientSettings(**{"api_key": KEY, "timeout": 60.0, **settings}, base_url=base_url)))
         return made[-1]
 
     yield make

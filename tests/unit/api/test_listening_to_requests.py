@@ -37,7 +37,7 @@ def listening(request: pytest.FixtureRequest, emulator: Emulator) -> Any:
     def tell(sent: Request, status: int | None) -> None:
         told.append((sent.operation, status))
 
-    settings = ClientSettings(emulator.api_key, emulator.base_url, timeout=5.0, max_retries=2)
+    settings = ClientSettings(emulator.api_key, emulator.base_url, timeout=60.0, max_retries=2)
     made: Any = (
         FloraClient(settings, on_answer=tell) if request.param == "sync" else ListeningOnALoop(settings, tell)
     )
