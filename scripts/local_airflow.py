@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -432,10 +433,17 @@ class LocalAirflow:
         return str(answer.json()["access_token"])
 
     def api(self, method: str, path: str, *, body: Any = None, params: Any = None) -> Any:
-        """One call of Airflow's REST API; `path` follows `/api/v2`. Gives the answer's JSON."""
+        """One call of Airflow's REST API; `path` follows `/api/v2`. Gives the answer's JSON.
+
+        With SQLite, Airflow may find the database locked, and is asked again: its API server logs a call on its event
+        loop before it does the work, and may wait there for another of its requests, until SQLite's timeout.
+        """
         if "Authorization" not in self._session.headers:
             self._session.headers["Authorization"] = f"Bearer {self.token()}"
-        answer = self._session.request(method, f"{self.url}/api/v2{path}", json=body, params=params, timeout=120)
+        for _ in range(3):
+            answer = self._session.request(method, f"{self.url}/api/v2{path}", json=body, params=params, timeout=120)
+            if answer.status_code != HTTPStatus.INTERNAL_SERVER_ERROR:
+                break
         if not answer.ok:
             raise requests.HTTPError(f"{method} {path}: {answer.status_code} {answer.text}", response=answer)
         return answer.json() if answer.content else None
@@ -497,9 +505,6 @@ class LocalAirflow:
         stays_paused: bool = False,
     ) -> str:
         """Wait for the DAG, unpause it and start a run; gives the run's id.
-
-        With SQLite, the start may find the database locked, and is sent again: Airflow's API server logs it on its
-        event loop, and may wait there for another of its requests, until SQLite's timeout.
 
         :param stays_paused: do not unpause it. The run begins when somebody does.
         """
