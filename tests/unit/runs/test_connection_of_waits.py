@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
 
-from airflow_provider_flora.api import waiting
+from airflow_provider_flora.api import answers, operations, waiting
+from airflow_provider_flora.api.aio import AsyncFloraClient
 from airflow_provider_flora.api.errors import (
     FloraAPIError,
     FloraConnectionError,
@@ -16,11 +18,13 @@ from airflow_provider_flora.api.errors import (
     FloraRunTimeoutError,
     FloraSettingsError,
 )
+from airflow_provider_flora.api.exchange import Request, Response
 from airflow_provider_flora.api.models import Run
 from airflow_provider_flora.api.settings import ClientSettings
 from airflow_provider_flora.runs import gate, watching
 from tests.unit.loop_tasks import quiet, tasks_left
-from tests.unit.runs.watching_flora import Flora, Waits, until
+from tests.unit.runs.watching_flora import STILL, Flora, Waits, until
+from tests.unit.waiting import LONG, later
 
 pytestmark = pytest.mark.usefixtures("fast_clocks")
 
@@ -122,7 +126,7 @@ async def test_a_watcher_that_is_cancelled_at_the_moment_at_which_its_connection
         [wait] = waits.add(flora.running(1))
         await asyncio.wait({wait})
         assert isinstance(wait.exception(), FloraConnectionError)
-        await asyncio.wait(watchers, timeout=5)
+        await asyncio.wait(watchers, timeout=60)
     assert [watcher.cancelled() for watcher in watchers] == [True]
 
 
@@ -131,7 +135,7 @@ async def test_a_deadline_holds_while_the_connection_is_being_read(flora: Flora,
     async with waits_of(flora, connection) as waits:
         [wait] = waits.add(flora.running(1), timeout=0.3)
         with pytest.raises(FloraRunTimeoutError):
-            await asyncio.wait_for(wait, 2)
+            await asyncio.wait_for(wait, gate.CONNECTION_TIMEOUT / 2)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +146,7 @@ async def test_a_bug_in_reading_the_connection_ends_the_waits_at_once(
 ) -> None:
     connection.fails, connection.for_ever = [bug], True
     async with waits_of(flora, connection) as waits:
-        ended = await asyncio.wait_for(asyncio.gather(*waits.add(flora.running(3)), return_exceptions=True), 2)
+        ended = await asyncio.wait_for(asyncio.gather(*waits.add(flora.running(3)), return_exceptions=True), 60)
     assert connection.reads == 1
     for error in ended:
         assert isinstance(error, FloraInternalError)
@@ -167,7 +171,10 @@ async def test_a_rotated_key_goes_unnoticed(
     assert noted == []
 
 
-async def test_a_key_that_is_added_to_the_connection_late_is_used(flora: Flora, connection: Connection) -> None:
+async def test_a_key_that_is_added_to_the_connection_late_is_used(
+    flora: Flora, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flora.order_fault("slow_run", seconds=LONG, times=None)
     run_ids = flora.start_runs(30)
     async with waits_of(flora, connection) as waits:
         tasks = waits.add(run_ids)
@@ -175,6 +182,7 @@ async def test_a_key_that_is_added_to_the_connection_late_is_used(flora: Flora, 
         flora.api_key = "sk_test_rotated"
         await until(lambda: len(waits.reported) >= 1)
         connection.settings = flora.settings
+        later(flora, monkeypatch)
         assert all(run.completed for run in await asyncio.gather(*tasks))
 
 
@@ -201,12 +209,14 @@ async def test_a_connection_that_cannot_be_read_again_is_used_as_it_was(
     flora: Flora, connection: Connection, away: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate, "CONNECTION_AGE", 0.05)
+    flora.order_fault("slow_run", seconds=LONG, times=None)
     async with waits_of(flora, connection) as waits:
         tasks = waits.add(flora.start_runs(3))
         await waits.all_seen(3)
-        connection.fails, connection.for_ever = [away], True
+        connection.fails, connection.for_ever, earlier = [away], True, connection.reads
+        await until(lambda: connection.reads >= earlier + 2)
+        later(flora, monkeypatch)
         assert all(run.completed for run in await asyncio.gather(*tasks))
-    assert connection.reads >= 3
     assert waits.reported == []
 
 
@@ -214,12 +224,14 @@ async def test_a_bug_in_reading_the_connection_again_leaves_the_client_in_use(
     flora: Flora, connection: Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(gate, "CONNECTION_AGE", 0.05)
+    flora.order_fault("slow_run", seconds=LONG, times=None)
     async with waits_of(flora, connection) as waits:
         tasks = waits.add(flora.start_runs(3))
         await waits.all_seen(3)
         connection.fails, connection.for_ever = [TypeError("no argument 'hook'")], True
+        await until(lambda: "TypeError: no argument 'hook'" in caplog.text)
+        later(flora, monkeypatch)
         assert all(run.completed for run in await asyncio.gather(*tasks))
-    assert "TypeError: no argument 'hook'" in caplog.text
     assert "raise type(error)" in caplog.text  # the traceback
 
 
@@ -272,11 +284,12 @@ async def test_the_connection_is_read_at_regular_intervals_and_not_for_each_requ
     flora: Flora, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate, "CONNECTION_AGE", 0.5)
+    begun = time.monotonic()
     async with waits_of(flora, connection) as waits:
         waits.add(flora.running(5))
         flora.mark()
         await until(lambda: flora.requests_since().total() >= 60)
-    assert 1 <= connection.reads <= 10
+    assert 1 <= connection.reads <= 2 + (time.monotonic() - begun) / gate.CONNECTION_AGE
 
 
 async def test_refusals_have_the_connection_read_again_only_now_and_then(
@@ -295,16 +308,25 @@ async def test_a_connection_that_takes_forever_to_read_again_delays_one_request_
     flora: Flora, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate, "CONNECTION_AGE", 0.1)
-    monkeypatch.setattr(gate, "CONNECTION_PATIENCE", 1.0)
+    monkeypatch.setattr(gate, "CONNECTION_PATIENCE", 0.5)
+    refresh = gate.Gate._refresh
+    delayed = 0
+
+    async def counted(gate_: gate.Gate) -> None:
+        nonlocal delayed
+        delayed += connection.hangs
+        await refresh(gate_)
+
+    monkeypatch.setattr(gate.Gate, "_refresh", counted)
     async with waits_of(flora, connection) as waits:
         tasks = waits.add(flora.running(5))
         await waits.all_seen(5)
         connection.hangs, earlier = True, connection.reads
         await until(lambda: connection.reads == earlier + 1)
-        await asyncio.sleep(1.0)
         flora.mark()
-        await until(lambda: flora.requests_since().total() >= 50, timeout=10)  # not each after such a moment
+        await until(lambda: flora.requests_since().total() >= 20, gate.CONNECTION_TIMEOUT)
         assert connection.reads == earlier + 1
+        assert delayed <= 1  # none if the reading had begun a moment before
         await waits.cancel(*tasks)
     await quiet()
     assert not tasks_left()
@@ -313,18 +335,28 @@ async def test_a_connection_that_takes_forever_to_read_again_delays_one_request_
 async def test_a_request_that_is_under_way_when_the_connection_changes_comes_to_its_end(
     flora: Flora, connection: Connection, monkeypatch: pytest.MonkeyPatch, noted: list[FloraError]
 ) -> None:
-    slow, *others = flora.running(5)
+    exchange = AsyncFloraClient._exchange
+    held: list[AsyncFloraClient] = []
+    goes_on = asyncio.Event()
+
+    async def hold_the_first(client: AsyncFloraClient, request: Request) -> Response:
+        if not held:
+            held.append(client)
+            await goes_on.wait()
+        return await exchange(client, request)
+
+    monkeypatch.setattr(AsyncFloraClient, "_exchange", hold_the_first)
+    [run_id] = flora.running(1)
     async with waits_of(flora, connection) as waits:
-        waits.add([slow, *others], interval=0.1)
-        await waits.all_seen(5)
-        former = waits.watcher._gate._live_client()
-        flora.order_fault("delay", seconds=1.5, contains=slow)
-        for run_id in others:
-            flora.order_fault("delay", seconds=0.2, contains=run_id)
-        await until(lambda: len(flora.ledger()["faults"]) <= 2)
+        waits.add([run_id])
+        await until(lambda: held)
+        [former] = held
         connection.settings = replace(flora.settings, workspace_id="ws_another")
-        monkeypatch.setattr(gate, "CONNECTION_AGE", 0.1)
-        await until(lambda: waits.watcher._gate._live_client() is not former)
+        monkeypatch.setattr(gate, "CONNECTION_AGE", 0.0)
+        await waits.watcher._gate.ask(operations.get_technique_run(STILL, run_id), answers.read_run)
+        assert waits.watcher._gate._live_client() is not former
         assert not former._session.closed
-        await until(lambda: former._session.closed)
+        goes_on.set()
+        await waits.all_seen(1)
+        assert former._session.closed
     assert noted == []
