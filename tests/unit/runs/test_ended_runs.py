@@ -21,6 +21,7 @@ from airflow_provider_flora.runs.run_events import TOLD_KEY, add_told_run
 from airflow_provider_flora.runs.watermark import Watermark
 from tests.unit.loop_tasks import quiet, tasks_left
 from tests.unit.runs.watching_flora import LISTS, POLLS, STILL, TEXT, Flora, until
+from tests.unit.waiting import LONG, later
 
 pytestmark = pytest.mark.usefixtures("fast_clocks", "fast_watches")
 INTERVAL = 0.1
@@ -110,13 +111,17 @@ async def watching(flora: Flora, store: Store | None = None, **given: Any) -> As
         await watched.end()
 
 
-def test_runs_that_end_are_told_of_once_with_outputs_and_cost(flora: Flora) -> None:
+def test_runs_that_end_are_told_of_once_with_outputs_and_cost(
+    flora: Flora, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scene() -> None:
         flora.seed_runs(120)
-        flora.order_fault("slow_run", seconds=5)
+        flora.order_fault("slow_run", seconds=LONG)
         [late] = flora.start_runs(1)
         async with watching(flora, Store()) as watched:
             runs = flora.start_runs(3)
+            await until(lambda: len(watched.events) >= 3)
+            later(flora, monkeypatch)
             await until(lambda: len(watched.events) >= 4)
             await asyncio.sleep(5 * INTERVAL)
             assert sorted(watched.run_ids) == sorted([*runs, late])
@@ -229,17 +234,18 @@ def test_without_a_store_a_watch_begins_anew(flora: Flora) -> None:
     asyncio.run(scene())
 
 
-def test_a_run_that_has_left_the_first_page_is_followed(flora: Flora) -> None:
+def test_a_run_that_has_left_the_first_page_is_followed(flora: Flora, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
-        flora.order_fault("slow_run", seconds=1)
+        flora.order_fault("slow_run", seconds=LONG)
         [late] = flora.start_runs(1)
         async with watching(flora) as watched:
             await asyncio.sleep(0.01)
             flora.seed_runs(150, technique_id=TEXT, status="failed", spacing_ms=0)
-            await until(lambda: late in watched.run_ids, 20)
+            await until(lambda: flora.requests_since()[POLLS])
+            later(flora, monkeypatch)
+            await until(lambda: late in watched.run_ids)
             assert watched.run_ids.count(late) == 1
             assert next(event for event in watched.events if event["run_id"] == late)["charged_cost"] == 0.09
-            assert flora.requests_since()[POLLS]
 
     asyncio.run(scene())
 
