@@ -435,13 +435,14 @@ class LocalAirflow:
     def api(self, method: str, path: str, *, body: Any = None, params: Any = None) -> Any:
         """One call of Airflow's REST API; `path` follows `/api/v2`. Gives the answer's JSON.
 
-        With SQLite, Airflow may find the database locked, and is asked again: its API server logs a call on its event
-        loop before it does the work, and may wait there for another of its requests, until SQLite's timeout.
+        With SQLite, Airflow may find the database locked, and is asked again: its API server logs a call on its
+        event loop before it does the work, and may wait there for another of its requests, until SQLite's timeout.
         """
         if "Authorization" not in self._session.headers:
             self._session.headers["Authorization"] = f"Bearer {self.token()}"
+        url = f"{self.url}/api/v2{path}"
         for _ in range(3):
-            answer = self._session.request(method, f"{self.url}/api/v2{path}", json=body, params=params, timeout=120)
+            answer = self._session.request(method, url, json=body, params=params, timeout=120)
             if answer.status_code != HTTPStatus.INTERNAL_SERVER_ERROR:
                 break
         if not answer.ok:
