@@ -21,6 +21,12 @@ pytestmark = pytest.mark.usefixtures("quick_refusals")
 TEMPORARY = {"error_code": "GENERATION_PROVIDER_TIMEOUT", "error_message": "The model took too long."}
 
 
+@pytest.fixture(autouse=True)
+def _wide_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that a slow machine puts there late are still of the same moment as a start."""
+    monkeypatch.setattr(starting, "CLOCK_MARGIN", 20.0)
+
+
 @pytest.fixture
 def task(either_flora: Emulator) -> Life:
     return Life(either_flora, None, dag_run_began=time.time() - 0.05)
