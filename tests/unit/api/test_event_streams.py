@@ -98,7 +98,7 @@ def test_a_stream_that_was_cut_still_names_the_paid_run(reply: Any, make_client:
 
 def test_a_stream_that_falls_silent_still_names_the_paid_run(make_client: MakeClient) -> None:
     with ScriptedFlora(Drip(HEAD + f"\r\ndata: {RUNNING}\n\n".encode(), every=5)) as flora:
-        run = make_client(flora.base_url, timeout=0.3).start_technique_run("tech_1", [], mode="stream")
+        run = make_client(flora.base_url, timeout=1.0).start_technique_run("tech_1", [], mode="stream")
 
     assert run.status == "running"
     assert len(flora.requests) == 1
