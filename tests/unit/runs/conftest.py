@@ -65,6 +65,12 @@ def quick_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def wide_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that a slow machine puts there late are still of the same moment as a start."""
+    monkeypatch.setattr(starting, "CLOCK_MARGIN", 20.0)
+
+
+@pytest.fixture
 def quick_saves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that cannot be written to is tried three times, without a pause."""
     monkeypatch.setattr(starting.tenacity, "stop_after_delay", lambda _: tenacity.stop_after_attempt(3))

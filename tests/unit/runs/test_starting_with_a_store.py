@@ -32,15 +32,9 @@ from airflow_provider_flora.runs.starting import Starter, State
 from tests.unit.operators.fake_task import FakeStore
 from tests.unit.runs.lives import POINTS, TECHNIQUE, Crash, Life, posts_to, prompts_of, runs_of
 
-pytestmark = pytest.mark.usefixtures("quick_refusals")
+pytestmark = pytest.mark.usefixtures("quick_refusals", "wide_margin")
 TEMPORARY = {"error_code": "GENERATION_PROVIDER_TIMEOUT", "error_message": "The model took too long."}
 REFUSED = {"error_code": "GPU_PROVIDER_ERROR", "error_message": "Your request was rejected by the safety system."}
-
-
-@pytest.fixture(autouse=True)
-def _wide_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that a slow machine puts there late are still of the same moment as a start."""
-    monkeypatch.setattr(starting, "CLOCK_MARGIN", 20.0)
 
 
 @pytest.fixture

@@ -17,14 +17,8 @@ from airflow_provider_flora.runs.record import Record, Records, digest_of
 from airflow_provider_flora.task.attempt import Attempt
 from tests.unit.runs.lives import Crash, Life, posts_to, prompts_of, runs_of
 
-pytestmark = pytest.mark.usefixtures("quick_refusals")
+pytestmark = pytest.mark.usefixtures("quick_refusals", "wide_margin")
 TEMPORARY = {"error_code": "GENERATION_PROVIDER_TIMEOUT", "error_message": "The model took too long."}
-
-
-@pytest.fixture(autouse=True)
-def _wide_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that a slow machine puts there late are still of the same moment as a start."""
-    monkeypatch.setattr(starting, "CLOCK_MARGIN", 20.0)
 
 
 @pytest.fixture
